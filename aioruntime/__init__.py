@@ -1,0 +1,1 @@
+"""Pull, keep, assemble and run OCI images from asyncio, on Docker or Podman."""

@@ -1,0 +1,1 @@
+"""From registry to engine (L3): fetch, plan, archive, load."""

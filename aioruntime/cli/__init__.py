@@ -1,0 +1,1 @@
+"""The command line (L5); the only place that prints."""

@@ -1,0 +1,1 @@
+"""The engine's HTTP API (L2): endpoint, client, streams, capabilities, images, containers."""

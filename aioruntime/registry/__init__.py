@@ -1,0 +1,1 @@
+"""The remote side (L2): credentials, authentication, manifests and blobs."""

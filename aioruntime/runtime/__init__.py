@@ -1,0 +1,1 @@
+"""Containers (L4): specifications, the runtime contract, Docker and Podman."""
