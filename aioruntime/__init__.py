@@ -1,1 +1,102 @@
-"""Pull, keep, assemble and run OCI images from asyncio, on Docker or Podman."""
+"""Pull, keep, assemble and run OCI images from asyncio, on Docker or Podman.
+
+Everything that a user needs is listed in ``__all__``; nothing else is promised.
+"""
+
+from __future__ import annotations
+
+__all__ = (
+    # Errors
+    "AioRuntimeError",
+    # Runtimes
+    "ContainerRuntime",
+    "DigestMismatch",
+    "DockerRuntime",
+    "EngineError",
+    "EngineUnavailable",
+    # Values
+    "GpuProfile",
+    "GpuSpec",
+    "ImageDigest",
+    "ImageLoadFailed",
+    "ImageMetadata",
+    "ImageNotFound",
+    "ImageRef",
+    # The parts they are made of
+    "ImageStore",
+    "InvalidManifest",
+    "InvalidReference",
+    "InvalidSpec",
+    "Keychain",
+    # Progress
+    "LayerProgress",
+    "LayerSpec",
+    "LayersMissing",
+    "Mount",
+    "NoopProgress",
+    "NotFound",
+    "OciRef",
+    "Platform",
+    "PodmanRuntime",
+    "ProgressReporter",
+    "RateLimited",
+    "RegistryClient",
+    "RegistryError",
+    "RequestRefused",
+    "ResolvedImage",
+    "RichProgress",
+    "RunError",
+    "RunOutcome",
+    "RunSpec",
+    "RuntimeInfo",
+    "SizeMismatch",
+    "StoreError",
+    "StoreFull",
+    "StreamTruncated",
+    "Unauthorized",
+    "connect",
+)  # fmt: skip
+
+from aioruntime.errors import (
+    AioRuntimeError,
+    DigestMismatch,
+    EngineError,
+    EngineUnavailable,
+    ImageLoadFailed,
+    ImageNotFound,
+    InvalidManifest,
+    InvalidReference,
+    InvalidSpec,
+    LayersMissing,
+    NotFound,
+    RateLimited,
+    RegistryError,
+    RequestRefused,
+    RunError,
+    SizeMismatch,
+    StoreError,
+    StoreFull,
+    StreamTruncated,
+    Unauthorized,
+)
+from aioruntime.oci.digest import ImageDigest
+from aioruntime.oci.image import ImageMetadata, ImageRef, LayerSpec, ResolvedImage
+from aioruntime.oci.platform import Platform
+from aioruntime.oci.reference import OciRef
+from aioruntime.progress import LayerProgress, NoopProgress, ProgressReporter
+from aioruntime.registry.client import RegistryClient
+from aioruntime.registry.credentials import Keychain
+from aioruntime.rich_progress import RichProgress
+from aioruntime.runtime.connect import connect
+from aioruntime.runtime.contract import ContainerRuntime
+from aioruntime.runtime.docker import DockerRuntime
+from aioruntime.runtime.podman import PodmanRuntime
+from aioruntime.runtime.spec import (
+    GpuProfile,
+    GpuSpec,
+    Mount,
+    RunOutcome,
+    RunSpec,
+    RuntimeInfo,
+)
+from aioruntime.store.store import ImageStore

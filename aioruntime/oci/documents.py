@@ -127,9 +127,9 @@ class _Shape(msgspec.Struct, rename="camel"):
 
     schema_version: int
     media_type: str | None = None
-    manifests: msgspec.Raw | None = None
-    layers: msgspec.Raw | None = None
-    fs_layers: msgspec.Raw | None = None
+    manifests: list[msgspec.Raw] | None = None
+    layers: list[msgspec.Raw] | None = None
+    fs_layers: list[msgspec.Raw] | None = None
 
 
 def decode_document(raw: bytes, media_type: str | None, source: str) -> Manifest | Index:

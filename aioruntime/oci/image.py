@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ("ImageMetadata", "ImageRef", "LayerSpec", "ResolvedImage")
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aioruntime.errors import InvalidSpec
@@ -51,6 +52,9 @@ class ImageRef:
     reference: str
     digest: ImageDigest
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", ImageDigest(self.digest))
+
 
 @dataclass(frozen=True, slots=True)
 class ImageMetadata:
@@ -67,7 +71,7 @@ class ImageMetadata:
 
     digest: ImageDigest
     size_bytes: int | None
-    labels: dict[str, str] = field(default_factory=dict, hash=False)
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     id: ImageDigest | None = None
     references: tuple[str, ...] = ()
     platform: Platform | None = None
@@ -97,7 +101,6 @@ class ResolvedImage:
     manifest_digest: ImageDigest
     raw_manifest: bytes = field(repr=False)
     raw_config: bytes = field(repr=False)
-    raw_index: bytes | None = field(default=None, repr=False)
 
     @property
     def platform(self) -> Platform:

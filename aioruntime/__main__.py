@@ -1,0 +1,5 @@
+"""Run the command line: ``python -m aioruntime``."""
+
+from aioruntime.cli.main import main
+
+main()

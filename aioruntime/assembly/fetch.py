@@ -1,0 +1,185 @@
+"""Fetch layers from a registry into the store: each digest once, largest first, bounded (L3)."""
+
+from __future__ import annotations
+
+__all__ = ("FetchReport", "fetch_layers")
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+
+from aioruntime.errors import StoreFull
+from aioruntime.oci.digest import ImageDigest
+from aioruntime.progress import LayerProgress
+from aioruntime.tasks import task_group
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from aioruntime.oci.image import LayerSpec
+    from aioruntime.oci.reference import OciRef
+    from aioruntime.progress import ProgressReporter
+    from aioruntime.store.ingest import Ingest
+    from aioruntime.store.store import ImageStore
+
+# Layers whose digest lock is held or awaited at once; bounds open files, not connections.
+_PENDING_LIMIT = 128
+
+
+class BlobStream(Protocol):
+    """The body of a blob as it arrives."""
+
+    host: str
+    offset: int
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
+class BlobSource(Protocol):
+    """What fetching needs of a registry client."""
+
+    def blob(
+        self, image: OciRef | None, layer: LayerSpec, *, offset: int = 0
+    ) -> AbstractAsyncContextManager[BlobStream]:
+        """Open the blob's body, from *offset* on if the registry can."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchReport:
+    """What a fetch did.
+
+    Args:
+        wanted: distinct layers that were asked for.
+        fetched: layers that this call downloaded.
+        downloaded_bytes: bytes received for them; less than their sizes where a download was resumed.
+    """
+
+    wanted: int
+    fetched: tuple[ImageDigest, ...]
+    downloaded_bytes: int
+
+
+def distinct(layers: Sequence[LayerSpec]) -> list[LayerSpec]:
+    """Drop repeated digests, keeping the order."""
+    return list({layer.digest: layer for layer in layers}.values())
+
+
+def download_order(layers: Sequence[LayerSpec]) -> list[LayerSpec]:
+    """Put the largest first, so that none of them is left running alone at the end."""
+    return sorted(layers, key=lambda layer: layer.size, reverse=True)
+
+
+async def fetch_layers(
+    layers: Sequence[LayerSpec],
+    *,
+    image: OciRef | None,
+    source: BlobSource,
+    store: ImageStore,
+    progress: ProgressReporter,
+    connections: anyio.CapacityLimiter,
+) -> FetchReport:
+    """Bring every layer into the store.
+
+    Args:
+        layers: what has to be in the store afterwards; repeated digests count once.
+        image: the repository that layers without a ``blob_url`` come from; None if all have one.
+        source: the registry client.
+        store: where they go.
+        progress: told the exact bytes of what is missing, and of each layer in flight.
+        connections: how many bodies may be in flight at once.
+
+    Returns:
+        What had to be downloaded.
+
+    Raises:
+        RegistryError: a layer could not be downloaded; what had arrived is kept for the next attempt.
+        DigestMismatch: the bytes are not those of the digest; they were thrown away.
+        StoreFull: there is not enough room for what is missing; nothing was requested.
+    """
+    wanted = distinct(layers)
+    missing = download_order(await store.missing(wanted))
+    fetch = _Fetch(image, source, store, progress, connections, sum(layer.size for layer in missing))
+    if missing:
+        await fetch.check_room()
+        pending = anyio.Semaphore(_PENDING_LIMIT)
+        async with task_group() as group:
+            for layer in missing:
+                await pending.acquire()
+                group.start_soon(fetch.run, layer, pending)
+    return FetchReport(len(wanted), tuple(fetch.fetched), fetch.downloaded)
+
+
+class _Fetch:
+    """The counters that the downloads of one call share."""
+
+    def __init__(
+        self,
+        image: OciRef | None,
+        source: BlobSource,
+        store: ImageStore,
+        progress: ProgressReporter,
+        connections: anyio.CapacityLimiter,
+        total: int,
+    ) -> None:
+        self.fetched: list[ImageDigest] = []
+        self.downloaded = 0
+        self._image = image
+        self._what = str(image) if image is not None else "layers"
+        self._source = source
+        self._store = store
+        self._progress = progress
+        self._layer_progress = progress if isinstance(progress, LayerProgress) else None
+        self._connections = connections
+        self._total = total
+        self._current = 0
+
+    async def check_room(self) -> None:
+        free = await self._store.free_bytes()
+        if free < self._total:
+            raise StoreFull(
+                f"{self._what}: {self._total} bytes are missing but the disk of {self._store.path} "
+                f"has {free} free; make room there or set AIORUNTIME_STORE to another disk",
+                need=self._total,
+                have=free,
+            )
+
+    async def run(self, layer: LayerSpec, pending: anyio.Semaphore) -> None:
+        try:
+            # The digest's lock comes before the connection: who waits for another process holds no slot.
+            async with self._store.ingest(layer.digest, layer.size) as ingest:
+                if ingest is None:
+                    self._advance(layer, layer.size, layer.size)
+                    return
+                async with self._connections:
+                    await self._download(layer, ingest)
+        finally:
+            pending.release()
+
+    async def _download(self, layer: LayerSpec, ingest: Ingest) -> None:
+        self._advance(layer, ingest.offset, ingest.offset)
+        arrived = kept = ingest.offset
+        if arrived < layer.size:
+            async with self._source.blob(self._image, layer, offset=arrived) as body:
+                if body.offset != arrived:
+                    await ingest.restart()
+                    self._advance(layer, 0, -arrived)
+                    arrived = kept = 0
+                async for chunk in body:
+                    await ingest.write(chunk)
+                    arrived += len(chunk)
+                    self.downloaded += len(chunk)
+                    self._advance(layer, arrived, len(chunk))
+                source = body.host
+        else:
+            source = "an earlier download"
+        await ingest.commit(source)
+        if arrived > kept or not layer.size:
+            self.fetched.append(layer.digest)
+
+    def _advance(self, layer: LayerSpec, current: int, by: int) -> None:
+        self._current += by
+        if self._layer_progress is not None:
+            self._layer_progress.layer(layer.digest, current, layer.size)
+        self._progress.update(f"fetching {self._what}", self._current, self._total)

@@ -1,0 +1,84 @@
+"""Remember what an engine took from us, since its IDs are not the digests that users pin (L3).
+
+The notes lie in the store, one an engine. They are hints: whoever uses one asks the engine first.
+"""
+
+from __future__ import annotations
+
+__all__ = ("EngineMemory",)
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from aioruntime.assembly.plan import HeldImage
+from aioruntime.errors import InvalidReference
+from aioruntime.oci.digest import ImageDigest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aioruntime.store.store import ImageStore
+
+# Older images are forgotten; to forget costs a full load, never a failure.
+_LIMIT = 500
+
+
+class EngineMemory:
+    """The images that one engine took from one store, newest first.
+
+    Args:
+        store: where the notes are kept.
+        engine_id: the engine's own ID; two engines never share notes.
+    """
+
+    def __init__(self, store: ImageStore, engine_id: str) -> None:
+        self._store = store
+        self._note = "engine-" + hashlib.sha256(engine_id.encode()).hexdigest()[:32]
+
+    async def recall(self) -> list[HeldImage]:
+        """List what is remembered, newest first."""
+        return _decode(await self._store.read_note(self._note))
+
+    async def find(self, digest: ImageDigest) -> HeldImage | None:
+        """Return the image that a registry digest or an engine's ID names; None if none is remembered."""
+        held = await self.recall()
+        return next((image for image in held if digest in (*image.digests, image.image_id)), None)
+
+    async def remember(self, image: HeldImage) -> None:
+        """Note that the engine holds *image*; several registry digests can lead to one image."""
+
+        def change(raw: bytes | None) -> bytes:
+            held = _decode(raw)
+            same = [old for old in held if old.image_id == image.image_id]
+            digests = dict.fromkeys([*image.digests, *(d for old in same for d in old.digests)])
+            merged = msgspec.structs.replace(image, digests=tuple(digests))
+            return _encode([merged, *(old for old in held if old not in same)][:_LIMIT])
+
+        await self._store.update_note(self._note, change)
+
+    async def forget(self, image_id: ImageDigest) -> None:
+        """Drop an image that the engine turned out not to hold."""
+
+        def change(raw: bytes | None) -> bytes:
+            return _encode([old for old in _decode(raw) if old.image_id != image_id])
+
+        await self._store.update_note(self._note, change)
+
+
+def _decode(raw: bytes | None) -> list[HeldImage]:
+    if raw is None:
+        return []
+    try:
+        return msgspec.json.decode(raw, type=list[HeldImage], dec_hook=_digest)
+    except (msgspec.ValidationError, msgspec.DecodeError, InvalidReference):
+        return []  # a note of another version, or a damaged one: to know nothing is always safe
+
+
+def _encode(held: Iterable[HeldImage]) -> bytes:
+    return msgspec.json.encode(list(held), enc_hook=str)  # the hook is for digests
+
+
+def _digest(_kind: type, value: str) -> ImageDigest:
+    return ImageDigest(value)

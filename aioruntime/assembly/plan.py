@@ -1,0 +1,82 @@
+"""Decide what to send to an engine: pure functions over what is wanted and what it holds (L3)."""
+
+from __future__ import annotations
+
+__all__ = ("HeldImage", "choose_donors", "layers_to_omit")
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from aioruntime.oci.digest import ImageDigest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from aioruntime.engine.capabilities import ImageStoreKind
+
+
+class HeldImage(msgspec.Struct, frozen=True):
+    """An image that an engine took from us.
+
+    Args:
+        image_id: the engine's ID of it.
+        digests: the registry's digests that it answers to: the manifest's, and the index's if there was one.
+        layers: digests of the layer blobs, base first.
+        diff_ids: the diff IDs of the same layers, as the engine checked them when it took the image.
+    """
+
+    image_id: ImageDigest
+    digests: tuple[ImageDigest, ...]
+    layers: tuple[ImageDigest, ...]
+    diff_ids: tuple[ImageDigest, ...]
+
+
+def _common_prefix(image: HeldImage, donor: HeldImage) -> int:
+    # Blob and diff ID must both agree: the engine proved that this blob has this diff ID when it took the
+    # donor. A config that merely claims the diff ID of somebody's private layer is not believed.
+    pairs = zip(image.layers, image.diff_ids, donor.layers, donor.diff_ids, strict=False)
+    for position, (layer, diff_id, donor_layer, donor_diff_id) in enumerate(pairs):
+        if (layer, diff_id) != (donor_layer, donor_diff_id):
+            return position
+    return min(len(image.layers), len(donor.layers))
+
+
+def choose_donors(image: HeldImage, held: Iterable[HeldImage], store: ImageStoreKind) -> list[HeldImage]:
+    """Choose the held images whose layers can serve *image*, the most useful first.
+
+    Args:
+        image: what is wanted.
+        held: what the engine is believed to hold.
+        store: how the engine keeps images.
+
+    Returns:
+        For a graph driver, where only a prefix of the chain can be left out, the images that share
+        one, longest first; else a small set that together has every layer that can be had.
+    """
+    if store == "graph":
+        sharing = [(_common_prefix(image, donor), donor) for donor in held]
+        return [donor for length, donor in sorted(sharing, key=lambda pair: -pair[0]) if length]
+    uncovered = set(image.layers)
+    chosen: list[HeldImage] = []
+    candidates = list(held)
+    while uncovered and candidates:
+        best = max(candidates, key=lambda donor: len(uncovered.intersection(donor.layers)))
+        if uncovered.isdisjoint(best.layers):
+            break
+        chosen.append(best)
+        candidates.remove(best)
+        uncovered.difference_update(best.layers)
+    return chosen
+
+
+def layers_to_omit(
+    image: HeldImage, confirmed: Sequence[HeldImage], store: ImageStoreKind
+) -> frozenset[ImageDigest]:
+    """Tell which layer blobs need not be sent, given the donors that the engine was seen to hold."""
+    if store == "graph":
+        length = max((_common_prefix(image, donor) for donor in confirmed), default=0)
+        # A digest that comes again above the prefix has to be sent for its second place.
+        return frozenset(image.layers[:length]) - frozenset(image.layers[length:])
+    held = {layer for donor in confirmed for layer in donor.layers}
+    return frozenset(image.layers) & held

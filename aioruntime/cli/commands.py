@@ -1,0 +1,97 @@
+"""What the commands do (L5)."""
+
+from __future__ import annotations
+
+__all__ = ("RunOptions", "doctor", "pull", "run")
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aioruntime.cli.progress import reporter
+from aioruntime.errors import ImageNotFound, InvalidSpec
+from aioruntime.oci.platform import Platform
+from aioruntime.oci.reference import OciRef
+from aioruntime.runtime.connect import connect
+from aioruntime.runtime.spec import GpuProfile, GpuSpec, Mount, RunSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The options of ``aioruntime run`` as they were typed."""
+
+    image: str
+    command: Sequence[str]
+    env: Sequence[str]
+    mounts: Sequence[str]
+    workdir: str | None
+    user: str | None
+    gpu: bool
+
+    def to_spec(self) -> RunSpec:
+        """Return the specification that they stand for.
+
+        Raises:
+            InvalidSpec: an option is not of its form.
+            InvalidReference: the image is not a reference.
+        """
+        return RunSpec(
+            image=OciRef.parse(self.image),
+            command=self.command,
+            env=dict(_variable(text) for text in self.env),
+            mounts=[_mount(text) for text in self.mounts],
+            gpu=GpuProfile(GpuSpec(required=True)) if self.gpu else GpuProfile(),
+            working_dir=self.workdir,  # type: ignore[arg-type]  # made a path by RunSpec
+            user=self.user,
+        )
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InvalidSpec(f"--env {text}: expected NAME=VALUE")
+    return name, value
+
+
+def _mount(text: str) -> Mount:
+    host, _, rest = text.partition(":")
+    container, _, mode = rest.partition(":")
+    if not container or mode not in ("", "ro", "rw"):
+        raise InvalidSpec(f"--mount {text}: expected HOST:CONTAINER or HOST:CONTAINER:ro")
+    return Mount(host, container, mode == "ro")  # type: ignore[arg-type]  # made paths by Mount
+
+
+async def pull(image: str, *, url: str | None, store: Path | None, platform: str | None) -> int:
+    """Pull an image and print its digest."""
+    reference = OciRef.parse(image)
+    wanted = Platform.parse(platform) if platform else None
+    async with connect(url, store=store) as runtime:
+        digest = await runtime.pull(reference, reporter(), platform=wanted)
+    print(digest)
+    return 0
+
+
+async def run(options: RunOptions, *, url: str | None, store: Path | None) -> int:
+    """Run a container, its image pulled first if the engine lacks it; return its exit status."""
+    spec = options.to_spec()
+    async with connect(url, store=store) as runtime:
+        try:
+            await runtime.inspect(spec.image)
+        except ImageNotFound:
+            await runtime.pull(OciRef.parse(options.image), reporter())
+        outcome = await runtime.run(spec)
+    return outcome.exit_code
+
+
+async def doctor(*, url: str | None, store: Path | None) -> int:
+    """Print what engine is found and what it can do."""
+    async with connect(url, store=store) as runtime:
+        info = await runtime.health_check()
+        print(f"{info.name} {info.version}")
+        for name, value in info.extra.items():
+            print(f"  {name}: {value}")
+        print(f"store: {runtime.store.path}")
+    return 0

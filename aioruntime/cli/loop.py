@@ -1,0 +1,55 @@
+"""Run a command on an event loop: signals cancel it, errors become a line and an exit status (L5)."""
+
+from __future__ import annotations
+
+__all__ = ("run_command",)
+
+import asyncio
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from aioruntime.errors import AioRuntimeError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+# What shells report for a program that a signal ended.
+_SIGNALLED = 128
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run_command(command: Coroutine[Any, Any, int], failure: int = 1) -> int:
+    """Run *command* to its end and return the exit status.
+
+    SIGINT, SIGTERM and SIGHUP cancel it, so that containers and child processes are cleaned up.
+
+    Args:
+        command: what to run; it returns an exit status.
+        failure: the exit status when it raises an `AioRuntimeError`, whose message is written.
+    """
+    received: list[int] = []
+
+    async def main() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def cancel(number: int) -> None:
+            received.append(number)
+            task.cancel()
+
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, cancel, number)
+        return await command
+
+    try:
+        return asyncio.run(main())
+    except AioRuntimeError as exc:
+        print(f"aioruntime: {exc}", file=sys.stderr)
+        return failure
+    except asyncio.CancelledError:
+        if not received:
+            raise
+        return _SIGNALLED + received[0]

@@ -1,0 +1,76 @@
+"""The commands and their options (L5)."""
+
+from __future__ import annotations
+
+__all__ = ("main",)
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from aioruntime.cli import commands
+from aioruntime.cli.loop import run_command
+
+# What `docker run` exits with when it fails itself, so that it can't be taken for the container's status.
+_RUN_FAILED = 125
+
+app = typer.Typer(
+    name="aioruntime",
+    help="Pull, keep, assemble and run OCI images on Docker or Podman.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Url = Annotated[str | None, typer.Option("--url", help="Engine address, such as unix:///run/docker.sock.")]
+Store = Annotated[Path | None, typer.Option("--store", help="Local image store, a directory.")]
+Image = Annotated[str, typer.Argument(help="Image reference, such as ghcr.io/org/samtools:1.21.")]
+Wanted = Annotated[
+    str | None, typer.Option("--platform", help="Such as linux/arm64; the engine's own if left out.")
+]
+
+
+@app.command()
+def pull(image: Image, url: Url = None, store: Store = None, platform: Wanted = None) -> NoReturn:
+    """Fetch an image layer by layer and make it runnable; prints its digest."""
+    sys.exit(run_command(commands.pull(image, url=url, store=store, platform=platform)))
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def run(
+    image: Image,
+    command: Annotated[list[str] | None, typer.Argument(help="What to run in it, after --.")] = None,
+    url: Url = None,
+    store: Store = None,
+    env: Annotated[list[str] | None, typer.Option("--env", "-e", help="NAME=VALUE; can be repeated.")] = None,
+    mount: Annotated[
+        list[str] | None, typer.Option("--mount", "-v", help="HOST:CONTAINER[:ro]; can be repeated.")
+    ] = None,
+    workdir: Annotated[str | None, typer.Option("--workdir", "-w", help="Directory to start in.")] = None,
+    user: Annotated[str | None, typer.Option("--user", "-u", help="User or uid[:gid].")] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Give it the GPU.")] = False,
+) -> NoReturn:
+    """Run a command in an image, pulled first if the engine lacks it; exits with the container's status."""
+    spec = commands.RunOptions(image, command or [], env or [], mount or [], workdir, user, gpu)
+    sys.exit(run_command(commands.run(spec, url=url, store=store), failure=_RUN_FAILED))
+
+
+@app.command()
+def doctor(url: Url = None, store: Store = None) -> NoReturn:
+    """Tell which engine is found, how, and what it can do."""
+    sys.exit(run_command(commands.doctor(url=url, store=store)))
+
+
+@app.command()
+def demo(url: Url = None) -> NoReturn:
+    """Show the main job on real packages: two tools that share their layers."""
+    from aioruntime.cli.demo import demo as show
+
+    sys.exit(run_command(show(url)))
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

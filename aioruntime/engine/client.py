@@ -1,0 +1,273 @@
+"""Requests to an engine's HTTP API, with errors of one kind and nothing left open (L2).
+
+aiodocker finds the transport and keeps the session; requests are made here, since its own leave a
+response open when cancelled and take a cut answer for a complete one.
+"""
+
+from __future__ import annotations
+
+__all__ = ("EngineClient", "libpod_path", "path_part", "refusal")
+
+import json
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
+
+import aiodocker
+import aiohttp
+import anyio
+from yarl import URL
+
+from aioruntime.engine.api_version import negotiate
+from aioruntime.engine.capabilities import EngineCapabilities, describe, is_podman
+from aioruntime.engine.transport import Transport
+from aioruntime.errors import EngineError, EngineUnavailable, StreamTruncated, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+
+    from aioruntime.engine.endpoint import Endpoint
+
+_ERROR_LIMIT = 64 * 1024
+_OPEN_SECONDS = 30.0
+
+
+def libpod_path(path: str) -> str:
+    """Return the path of a call of Podman's own API; use it with ``versioned=False``."""
+    # Podman takes any version up to its own here; 4.0.0 is the oldest whose documents are still current.
+    return f"/v4.0.0/libpod{path}"
+
+
+def path_part(name: str) -> str:
+    """Escape the name of an image or container for use in a path."""
+    return quote(name, safe="/:@")
+
+
+class EngineClient:
+    """A connection to one Docker or Podman engine; made by `open`.
+
+    Attributes:
+        endpoint: where the engine is and how it was found.
+        docker: an aiodocker client for the endpoints that this library has no function for.
+        api_version: the API version spoken, such as ``1.41``.
+        version: the engine's answer to ``/version``.
+        capabilities: what the engine is and can do, as it said last.
+        tried: what was tried before this engine was found, for messages.
+    """
+
+    capabilities: EngineCapabilities
+
+    def __init__(self, endpoint: Endpoint, transport: Transport) -> None:
+        self.endpoint = endpoint
+        self.transport = transport
+        self.docker: aiodocker.Docker = transport.docker
+        self.api_version = ""
+        self.version: dict[str, Any] = {}
+        self.tried: tuple[str, ...] = ()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, endpoint: Endpoint, *, timeout: float = _OPEN_SECONDS) -> AsyncGenerator[Self]:
+        """Connect to the engine at *endpoint* and agree on an API version, for the time of the context.
+
+        Args:
+            endpoint: where the engine is.
+            timeout: seconds that it may take to answer.
+
+        Raises:
+            EngineUnavailable: nothing answers there, or no engine that can be spoken with.
+        """
+        transport = Transport.to(endpoint)
+        try:
+            client = cls(endpoint, transport)
+            try:
+                await client._agree(timeout)
+                await client.probe(timeout=timeout)
+            except EngineUnavailable:
+                raise
+            except EngineError as exc:
+                raise EngineUnavailable(
+                    f"no usable engine at {client._place}: {exc}", status=exc.status
+                ) from exc
+            yield client
+        finally:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(5):
+                await transport.aclose()
+
+    async def _agree(self, timeout: float) -> None:
+        document = await self.json("GET", "/version", timeout=timeout, versioned=False)
+        if not isinstance(document, dict) or not isinstance(document.get("ApiVersion"), str):
+            raise EngineUnavailable(f"what answers at {self._place} is no container engine")
+        self.version = document
+        self.api_version = negotiate(document["ApiVersion"], document.get("MinAPIVersion"))
+        self.docker.api_version = f"v{self.api_version}"
+
+    async def probe(self, *, timeout: float = _OPEN_SECONDS) -> EngineCapabilities:
+        """Ask the engine what it is and can do now; the answer is also kept as `capabilities`.
+
+        Args:
+            timeout: seconds that each of its answers may take.
+
+        Raises:
+            EngineError: it does not answer, or in an unknown way.
+        """
+        info = await self.json("GET", "/info", timeout=timeout)
+        libpod_info = None
+        if is_podman(self.version):
+            path = libpod_path("/info")
+            libpod_info = await self.json("GET", path, timeout=timeout, versioned=False)
+        self.capabilities = describe(self.version, info, libpod_info)
+        return self.capabilities
+
+    @property
+    def _place(self) -> str:
+        return f"{self.endpoint.shown_url} ({self.endpoint.source})"
+
+    def path(self, path: str, *, versioned: bool = True) -> str:
+        """Return the request path of API call *path*, with the version in front if *versioned*."""
+        return f"/v{self.api_version}{path}" if versioned else path
+
+    async def json(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | list[str]] | None = None,
+        body: object = None,
+        timeout: float | None = 60,
+        versioned: bool = True,
+    ) -> Any:
+        """Make a call and return the decoded answer; None if the answer is empty.
+
+        Args:
+            method: the HTTP method.
+            path: the path without version, its names escaped by `path_part`.
+            params: the query.
+            body: sent as JSON unless None.
+            timeout: seconds that the whole call may take; None for no limit.
+            versioned: whether the API version goes in front of *path*.
+
+        Raises:
+            EngineError: the engine refused, did not answer in time or answered something that is no JSON.
+            EngineUnavailable: the engine can't be reached.
+            StreamTruncated: the connection ended before the answer did.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        headers = {} if data is None else {"Content-Type": "application/json"}
+        limit = aiohttp.ClientTimeout(total=timeout)
+        call = self._call(method, path, params, data, headers, limit, versioned)
+        async with call as response:
+            raw = await response.read()
+        if not raw.strip():
+            return None
+        try:
+            return json.loads(raw)
+        except (ValueError, RecursionError) as exc:
+            text = one_line(raw.decode(errors="replace"))
+            raise EngineError(f"{method} {path}: the engine's answer is no JSON: {text}") from exc
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | list[str]] | None = None,
+        body: AsyncIterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        versioned: bool = True,
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        """Make a call whose body or answer may be long; there is no limit on its time.
+
+        The response is closed with the context, however that ends. If *body* raises, that exception
+        comes out.
+
+        Raises:
+            EngineError: the engine refused.
+            EngineUnavailable: the engine can't be reached.
+            StreamTruncated: the connection ended before the answer did.
+        """
+        upload = None if body is None else _Upload(body)
+        limit = aiohttp.ClientTimeout(total=None, sock_connect=_OPEN_SECONDS)
+        data = None if upload is None else upload.pieces()
+        try:
+            async with self._call(method, path, params, data, headers or {}, limit, versioned) as response:
+                yield response
+        except Exception:
+            if upload is not None and upload.error is not None:
+                raise upload.error from None
+            raise
+        finally:
+            if data is not None:
+                with anyio.CancelScope(shield=True), anyio.move_on_after(5):
+                    await _close(data)
+
+    @asynccontextmanager
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str | list[str]] | None,
+        data: bytes | AsyncIterator[bytes] | None,
+        headers: Mapping[str, str],
+        timeout: aiohttp.ClientTimeout,
+        versioned: bool,
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        url = URL(self.transport.base_url + self.path(path, versioned=versioned), encoded=True)
+        response = None
+        try:
+            response = await self.docker.session.request(
+                method, url, params=params, data=data, headers=headers, timeout=timeout, allow_redirects=False
+            )
+            if response.status >= 300 and response.status != 304:
+                raise await self._refusal(method, path, response)
+            yield response
+        except TimeoutError as exc:
+            within = f"within {timeout.total:g} s" if timeout.total is not None else "in time"
+            raise EngineError(f"{method} {path}: no answer from {self._place} {within}") from exc
+        except (aiohttp.ClientConnectorError, aiodocker.DockerError) as exc:
+            raise EngineUnavailable(f"no engine answers at {self._place}: {one_line(str(exc))}") from exc
+        except (aiohttp.ClientError, ConnectionError) as exc:
+            reason = one_line(str(exc) or type(exc).__name__)
+            raise StreamTruncated(f"{method} {path}: the engine closed the connection: {reason}") from exc
+        finally:
+            if response is not None:
+                response.close()
+
+    async def _refusal(self, method: str, path: str, response: aiohttp.ClientResponse) -> EngineError:
+        raw = await response.content.read(_ERROR_LIMIT)
+        while len(raw) < _ERROR_LIMIT and (more := await response.content.read(_ERROR_LIMIT - len(raw))):
+            raw += more
+        return refusal(f"{method} {path}", response.status, raw)
+
+
+def refusal(call: str, status: int, body: bytes) -> EngineError:
+    """Make the error for an answer with *status* and *body* to *call*."""
+    text = body.decode(errors="replace")
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
+        text = json.loads(text)["message"]
+    reason = one_line(str(text)) or "no reason given"
+    return EngineError(f"{one_line(call)}: {reason} ({status})", status=status)
+
+
+class _Upload:
+    """A body that remembers how its source failed, since aiohttp tells it as a connection error."""
+
+    def __init__(self, source: AsyncIterator[bytes]) -> None:
+        self._source = source
+        self.error: Exception | None = None
+
+    async def pieces(self) -> AsyncGenerator[bytes]:
+        try:
+            async for piece in self._source:
+                yield piece
+        except Exception as exc:
+            self.error = exc
+            raise
+
+
+async def _close(pieces: AsyncGenerator[bytes]) -> None:
+    # aiohttp has told its writing task to end, but does not wait for it; until then it holds the generator.
+    while getattr(pieces, "ag_running", False):  # noqa: ASYNC110 - nothing else tells
+        await anyio.sleep(0.001)
+    await pieces.aclose()

@@ -1,0 +1,141 @@
+"""Find an engine: the first address that answers, else a Podman service of our own (L2)."""
+
+from __future__ import annotations
+
+__all__ = ("open_engine",)
+
+import os
+import stat
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import anyio.to_thread
+
+from aioruntime.engine.client import EngineClient
+from aioruntime.engine.endpoint import Endpoint, candidate_endpoints, check_url, usual_sockets
+from aioruntime.engine.install import install_hint
+from aioruntime.engine.service import podman_program, private_podman
+from aioruntime.errors import EngineUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+
+Kind = Literal["docker", "podman"]
+
+
+@asynccontextmanager
+async def open_engine(
+    url: str | None = None,
+    *,
+    kind: Kind | None = None,
+    environ: Mapping[str, str] | None = None,
+    home: Path | None = None,
+    embedded: bool = True,
+) -> AsyncGenerator[EngineClient]:
+    """Connect to the first engine that answers, for the time of the context.
+
+    An address that somebody configured (*url*, the environment, a Docker context) must answer. Sockets
+    that are merely looked for are passed over when they do not.
+
+    Args:
+        url: the engine's address; None to look for one.
+        kind: take only an engine of this kind; None for either.
+        environ: environment variables to look at; None for this process's own.
+        home: home directory with Docker's settings; None for the user's own.
+        embedded: whether to run a private Podman service if nothing else is found.
+
+    Raises:
+        EngineUnavailable: nothing answers; the message lists what was tried and how to install an engine.
+    """
+    environ = os.environ if environ is None else environ
+    home = Path.home() if home is None else home
+    tried: list[str] = []
+    async with AsyncExitStack() as stack:
+        client = await _open_known(stack, await _candidates(url, environ, home), kind, tried)
+        if client is None:
+            if url is None:
+                _note_absent(environ, home, tried)
+            client = await _open_embedded(stack, kind, embedded, tried)
+        if client is None:
+            raise EngineUnavailable(f"no {kind or 'container'} engine: {'; '.join(tried)}; {install_hint()}")
+        client.tried = tuple(tried)
+        yield client
+
+
+async def _candidates(url: str | None, environ: Mapping[str, str], home: Path) -> list[Endpoint]:
+    if url is not None:
+        return [Endpoint(check_url(url, "url"), "url")]
+    return await anyio.to_thread.run_sync(candidate_endpoints, environ, home, _is_socket)
+
+
+async def _open_known(
+    stack: AsyncExitStack, endpoints: list[Endpoint], kind: Kind | None, tried: list[str]
+) -> EngineClient | None:
+    for endpoint in endpoints:
+        place = f"{endpoint.source} ({endpoint.shown_url})"
+        if not endpoint.explicit and (owner := _strange_owner(endpoint.socket or "")) is not None:
+            tried.append(f"{place}: belongs to user {owner}, not used unless asked for")
+            continue
+        opened = AsyncExitStack()
+        try:
+            client = await opened.enter_async_context(EngineClient.open(endpoint))
+        except EngineUnavailable as exc:
+            if endpoint.explicit:
+                raise
+            tried.append(exc.message)
+            continue
+        if kind is None or client.capabilities.kind == kind:
+            stack.push_async_exit(opened)
+            return client
+        await opened.aclose()
+        found = client.capabilities.kind
+        # DOCKER_HOST and the like say where an engine is, not which kind this caller needs.
+        if endpoint.source == "url":
+            raise EngineUnavailable(f"{endpoint.shown_url} is {found}, not {kind}")
+        tried.append(f"{place}: is {found}, not {kind}")
+    return None
+
+
+async def _open_embedded(
+    stack: AsyncExitStack, kind: Kind | None, embedded: bool, tried: list[str]
+) -> EngineClient | None:
+    if kind == "docker" or not embedded:
+        return None
+    if podman_program() is None:
+        tried.append("program podman: not installed")
+        return None
+    opened = AsyncExitStack()
+    try:
+        endpoint = await opened.enter_async_context(private_podman())
+        client = await opened.enter_async_context(EngineClient.open(endpoint))
+    except EngineUnavailable as exc:
+        await opened.aclose()
+        tried.append(f"private podman service: {exc.message}")
+        return None
+    except BaseException:
+        await opened.aclose()
+        raise
+    stack.push_async_exit(opened)
+    return client
+
+
+def _note_absent(environ: Mapping[str, str], home: Path, tried: list[str]) -> None:
+    absent = (e for e in usual_sockets(environ, home) if not _is_socket(e.socket or ""))
+    tried.extend(f"{endpoint.shown_url}: not there" for endpoint in absent)
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _strange_owner(path: str) -> int | None:
+    """Return who owns the socket at *path* if that is neither root nor we: it could be a trap."""
+    try:
+        owner = os.stat(path).st_uid
+    except OSError:
+        return None
+    return owner if owner not in (0, os.geteuid()) else None

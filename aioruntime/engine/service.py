@@ -1,0 +1,241 @@
+"""A Podman service of our own: the engine where none is running (L2).
+
+It is a child of this process and ends with it, however that ends: a shell between the two waits on a
+pipe whose other end only we hold, and cleans up when that closes.
+"""
+
+from __future__ import annotations
+
+__all__ = ("podman_program", "private_podman", "service_arguments")
+
+import asyncio
+import os
+import resource
+import shutil
+import tempfile
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from aioruntime.engine.endpoint import Endpoint
+from aioruntime.engine.podman_conf import private_settings, read_settings, to_toml
+from aioruntime.errors import EngineUnavailable, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+
+_START_SECONDS = 60.0
+_STOP_SECONDS = 20.0
+_FIRST_PAUSE = 0.01
+_LONGEST_PAUSE = 0.2
+# sun_path has 108 bytes with its final zero (unix(7)); on macOS 104.
+_SOCKET_LIMIT = 103
+_CAP_SYS_RESOURCE = 24
+
+# $1 is our directory, the rest is the service. The inner group waits for the service, so that its end is
+# noted; the outer shell waits for our end. TERM first, KILL after ten seconds; then nothing is left.
+_SUPERVISOR = r"""
+dir=$1; shift
+trap '' HUP INT QUIT TERM
+{
+  ( trap - HUP INT QUIT TERM; exec "$@" ) </dev/null >"$dir/log" 2>&1 &
+  echo $! >"$dir/pid"
+  wait $!
+  echo $? >"$dir/status"
+} &
+read -r _
+pid=$(cat "$dir/pid")
+kill -TERM "$pid" 2>/dev/null
+tries=0
+while [ ! -e "$dir/status" ]; do
+  tries=$((tries + 1))
+  if [ $tries -gt 100 ]; then kill -KILL "$pid" 2>/dev/null; break; fi
+  sleep 0.1
+done
+wait
+rm -rf "$dir"
+"""
+
+
+def podman_program() -> str | None:
+    """Return the path of the installed ``podman`` program; None if there is none."""
+    return shutil.which("podman")
+
+
+def service_arguments(
+    program: str, socket: Path, *, root: Path | None, runroot: Path | None, runtime: str | None
+) -> list[str]:
+    """Return the command that runs the service on *socket* until it is ended."""
+    options = {"--root": root, "--runroot": runroot, "--runtime": runtime}
+    chosen = [part for name, value in options.items() if value is not None for part in (name, str(value))]
+    return [program, *chosen, "system", "service", "--time=0", f"unix://{socket}"]
+
+
+@asynccontextmanager
+async def private_podman(
+    *, root: Path | None = None, runroot: Path | None = None, program: str | None = None
+) -> AsyncGenerator[Endpoint]:
+    """Run a Podman service of our own for the time of the context.
+
+    It uses the user's images and settings, has its socket and its temporary files in a directory that only
+    this user can enter, and is gone, with that directory, when the context or this process ends.
+
+    Args:
+        root: where Podman keeps images, in place of its usual place.
+        runroot: where it keeps the state of containers, likewise.
+        program: the ``podman`` program; None to look for it.
+
+    Raises:
+        EngineUnavailable: Podman is not installed or did not start; the message has its own words.
+    """
+    program = program or podman_program()
+    if program is None:
+        raise EngineUnavailable("the program podman is not installed")
+    prepared = await anyio.to_thread.run_sync(_prepare, program, root, runroot)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "/bin/sh", "-c", _SUPERVISOR, "aioruntime", str(prepared.directory), *prepared.arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            # Ctrl-C in a terminal goes to its whole foreground group; the service is ended by us.
+            start_new_session=True,
+            env=prepared.environment,
+        )  # fmt: skip
+    except BaseException:
+        shutil.rmtree(prepared.directory, ignore_errors=True)
+        raise
+    try:
+        await _until_it_answers(prepared)
+        yield Endpoint(f"unix://{prepared.socket}", "private podman service")
+    finally:
+        await _end(process, prepared.directory)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    directory: Path
+    socket: Path
+    arguments: list[str]
+    environment: dict[str, str]
+
+
+def _prepare(program: str, root: Path | None, runroot: Path | None) -> _Prepared:
+    directory = _make_directory(os.environ)
+    try:
+        socket = directory / "podman.sock"
+        # Podman puts every archive that it is sent there, and leaves it behind when it is killed.
+        spool = directory / "tmp"
+        spool.mkdir(mode=0o700)
+        environment = {**os.environ, "TMPDIR": str(spool)}
+        settings = read_settings(os.environ)
+        if os.geteuid() == 0 and not _may_raise_limits(Path("/proc/self/status")):
+            file = directory / "containers.conf"
+            file.write_text(to_toml(private_settings(settings, *_hard_limits())))
+            environment["CONTAINERS_CONF"] = str(file)
+        engine = settings.get("engine")
+        configured = isinstance(engine, dict) and "runtime" in engine
+        arguments = service_arguments(
+            program, socket, root=root, runroot=runroot, runtime=None if configured else _runtime()
+        )
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    return _Prepared(directory, socket, arguments, environment)
+
+
+def _make_directory(environ: Mapping[str, str]) -> Path:
+    """Make a directory that only we can enter, on a disk with room for images, with a short path."""
+    # Not under XDG_RUNTIME_DIR: that is in memory, and whole images are spooled here. /var/tmp is where
+    # Podman would put them.
+    for place in (environ.get("TMPDIR"), "/var/tmp", "/tmp"):
+        if place and len(os.fsencode(place)) + len("/aioruntime-12345678/podman.sock") <= _SOCKET_LIMIT:
+            with suppress(OSError):
+                return Path(tempfile.mkdtemp(prefix="aioruntime-", dir=place)).absolute()
+    raise EngineUnavailable("no directory for a Podman service can be made in $TMPDIR, /var/tmp or /tmp")
+
+
+def _may_raise_limits(status: Path) -> bool:
+    """Tell whether we have CAP_SYS_RESOURCE; where it can't be told, that we do."""
+    with suppress(OSError, ValueError):
+        for line in status.read_text().splitlines():
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> _CAP_SYS_RESOURCE & 1)
+    return True
+
+
+def _hard_limits() -> tuple[int | None, int | None]:
+    """Return the most open files and processes that a container can be given; None for no limit."""
+
+    def hard(kind: int) -> int | None:
+        value = resource.getrlimit(kind)[1]
+        return None if value == resource.RLIM_INFINITY else value
+
+    processes = hard(resource.RLIMIT_NPROC)
+    # Podman first lowers its own limit of processes to that of the kernel, and can't go back.
+    with suppress(OSError, ValueError):
+        kernel = int(Path("/proc/sys/kernel/pid_max").read_text())
+        processes = kernel if processes is None else min(processes, kernel)
+    return hard(resource.RLIMIT_NOFILE), processes
+
+
+def _runtime() -> str | None:
+    """Choose runc where crun, Podman's default, is not there or would refuse; None for the default."""
+    # crun refuses a hybrid tree: cgroup v1 controllers with a v2 tree beside them (systemd's CGROUP docs).
+    hybrid = Path("/sys/fs/cgroup/unified").is_dir()
+    runc = shutil.which("runc")
+    return runc if runc is not None and (hybrid or shutil.which("crun") is None) else None
+
+
+async def _until_it_answers(prepared: _Prepared) -> None:
+    pause = _FIRST_PAUSE
+    with anyio.move_on_after(_START_SECONDS):
+        while True:
+            if await _answers(prepared.socket):
+                return
+            if await anyio.to_thread.run_sync((prepared.directory / "status").exists):
+                raise EngineUnavailable(f"podman system service ended at once: {_last_words(prepared)}")
+            await anyio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+    raise EngineUnavailable(
+        f"podman system service did not answer within {_START_SECONDS:g} s: {_last_words(prepared)}"
+    )
+
+
+def _last_words(prepared: _Prepared) -> str:
+    try:
+        text = (prepared.directory / "log").read_text(errors="replace")
+    except OSError:
+        text = ""
+    return one_line(text[-1000:]) or "it said nothing"
+
+
+async def _answers(socket: Path) -> bool:
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(socket))
+    except OSError:
+        return False
+    try:
+        writer.write(b"GET /_ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        return b" 200 " in await reader.readline()
+    except OSError:
+        return False
+    finally:
+        writer.transport.abort()
+
+
+async def _end(process: asyncio.subprocess.Process, directory: Path) -> None:
+    with anyio.CancelScope(shield=True):
+        if process.stdin is not None:
+            process.stdin.close()
+        with anyio.move_on_after(_STOP_SECONDS):
+            await process.wait()
+            return
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        await anyio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))

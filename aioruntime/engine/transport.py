@@ -1,0 +1,134 @@
+"""Connections to an engine: over a unix socket, TCP, TLS or ssh (L2)."""
+
+from __future__ import annotations
+
+__all__ = ("Transport",)
+
+import asyncio
+import os
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+import aiodocker
+import aiohttp
+
+from aioruntime.engine.endpoint import context_directory
+from aioruntime.errors import EngineUnavailable, one_line
+
+if TYPE_CHECKING:
+    from aioruntime.engine.endpoint import Endpoint
+
+_BUFFER = 64 * 1024
+
+
+@dataclass(slots=True)
+class Transport:
+    """How to reach one engine.
+
+    Attributes:
+        docker: the aiodocker client, whose session carries the ordinary requests.
+        base_url: what request paths are appended to.
+        host: value of the ``Host`` header.
+    """
+
+    docker: aiodocker.Docker
+    base_url: str
+    host: str
+    _path: str | None = None
+    _address: tuple[str, int] | None = None
+    _tls: ssl.SSLContext | None = None
+
+    @classmethod
+    def to(cls, endpoint: Endpoint) -> Self:
+        """Prepare connections to *endpoint*; none is made yet.
+
+        Raises:
+            EngineUnavailable: TLS files can't be read, or ssh needs a package that is not installed.
+        """
+        # Followed streams keep their connection for hours. A pool limit (aiohttp's is 100) would let them
+        # starve the control calls, and then the call that would end them: so there is none.
+        try:
+            if endpoint.socket is not None:
+                return cls._over_unix(endpoint.socket)
+            if endpoint.url.startswith("ssh://"):
+                return cls._over_ssh(endpoint.url)
+            return cls._over_tcp(endpoint)
+        except (OSError, ValueError, aiodocker.DockerError) as exc:
+            raise EngineUnavailable(
+                f"{endpoint.source}: {endpoint.shown_url} can't be used: {one_line(str(exc))}"
+            ) from exc
+
+    @classmethod
+    def _over_unix(cls, path: str) -> Self:
+        # A new connection to a local socket costs nothing, and a request can then never go out on one
+        # that the engine has just closed.
+        connector = aiohttp.UnixConnector(path, limit=0, force_close=True)
+        return cls(_docker("unix://localhost", connector), "http://localhost", "localhost", _path=path)
+
+    @classmethod
+    def _over_ssh(cls, url: str) -> Self:
+        docker = aiodocker.Docker(url=url, timeout=aiohttp.ClientTimeout())
+        # aiodocker's tunnel ends in a local socket, so streams can be opened on it as well.
+        path = docker.connector.path if isinstance(docker.connector, aiohttp.UnixConnector) else None
+        return cls(docker, "http://localhost", "localhost", _path=path)
+
+    @classmethod
+    def _over_tcp(cls, endpoint: Endpoint) -> Self:
+        parts = urlsplit(endpoint.url)
+        tls = _tls_context(endpoint, parts.scheme)
+        scheme = "https" if tls else "http"
+        # Docker's registered ports: 2375 in plain text, 2376 with TLS.
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme) or (2376 if tls else 2375)
+        name = parts.hostname or ""
+        host = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+        connector = aiohttp.TCPConnector(limit=0, ssl=tls or True)
+        url = f"{scheme}://{host}"
+        return cls(_docker(url, connector), url, host, _address=(name, port), _tls=tls)
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Open a connection of its own, for a protocol that takes over from HTTP.
+
+        Raises:
+            OSError: nothing answers there.
+        """
+        if self._path is not None:
+            return await asyncio.open_unix_connection(self._path, limit=_BUFFER)
+        if self._address is None:
+            raise OSError("this connection can't carry streams")
+        host, port = self._address
+        return await asyncio.open_connection(host, port, ssl=self._tls, limit=_BUFFER)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        session = self.docker.session
+        await self.docker.close()
+        # aiodocker leaves a session and a connector alone that it was given.
+        await session.close()
+
+
+def _docker(url: str, connector: aiohttp.BaseConnector) -> aiodocker.Docker:
+    session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout())
+    return aiodocker.Docker(url=url, connector=connector, session=session, timeout=aiohttp.ClientTimeout())
+
+
+def _tls_context(endpoint: Endpoint, scheme: str) -> ssl.SSLContext | None:
+    """Return the TLS settings that Docker's own client would use; None for plain text."""
+    settings = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    if endpoint.context is not None:
+        files = context_directory(settings, endpoint.context, "tls") / "docker"
+        return _load_tls(files) if files.is_dir() or scheme == "https" else None
+    verify = os.environ.get("DOCKER_TLS_VERIFY", "") not in ("", "0")
+    if scheme != "https" and not (verify and scheme == "tcp"):
+        return None
+    return _load_tls(Path(os.environ.get("DOCKER_CERT_PATH") or settings))
+
+
+def _load_tls(files: Path) -> ssl.SSLContext:
+    authority, certificate, key = (files / name for name in ("ca.pem", "cert.pem", "key.pem"))
+    context = ssl.create_default_context(cafile=str(authority) if authority.exists() else None)
+    if certificate.exists() and key.exists():
+        context.load_cert_chain(str(certificate), str(key))
+    return context

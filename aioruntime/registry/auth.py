@@ -1,0 +1,218 @@
+"""Answer a registry's challenges: bearer tokens, fetched once and kept until they expire (L2).
+
+Follows "Token Authentication Specification" of the distribution project, and RFC 7617 for Basic.
+"""
+
+from __future__ import annotations
+
+__all__ = ("Authenticator",)
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+from yarl import URL
+
+from aioruntime.errors import RegistryError, RequestRefused, one_line
+from aioruntime.registry.challenge import Challenge, parse_challenges
+from aioruntime.registry.credentials import Secret
+from aioruntime.registry.failures import http_date
+from aioruntime.registry.origins import host_of, may_carry_credentials, parse_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from aioruntime.registry.credentials import Keychain
+    from aioruntime.registry.http import Answer, Http
+
+_BODY_LIMIT = 256 * 1024
+_TOKEN = re.compile(r"[\x21-\x7e]{1,65536}", re.ASCII)
+# "expires_in: … If omitted, this defaults to 60 seconds."
+_DEFAULT_LIFETIME = 60.0
+_LONGEST_LIFETIME = 24 * 3600.0
+_REMEMBERED = 1024
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+class _TokenAnswer(msgspec.Struct):
+    token: str | None = None
+    access_token: str | None = None
+    expires_in: float | None = None
+    issued_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Grant:
+    """What a token is asked for."""
+
+    registry: URL
+    realm: URL
+    service: str | None
+    scopes: tuple[str, ...]
+
+    def url(self) -> URL:
+        query = [("service", self.service)] if self.service is not None else []
+        query += [("scope", scope) for scope in self.scopes]
+        # Put together as text: the realm's own query has to stay as it is.
+        joint = "&" if self.realm.raw_query_string else "?"
+        return parse_url(str(self.realm).rstrip("?&") + joint + urlencode(query), "token realm")
+
+
+@dataclass(slots=True)
+class _Kept:
+    """The token of one grant; the lock is held by the one request for it that is in flight."""
+
+    value: Secret | None = field(default=None, repr=False)
+    until: float = 0.0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Authenticator:
+    """Finds what to put into ``Authorization``.
+
+    Args:
+        http: what requests are made with.
+        keychain: asked for credentials once a registry has refused an anonymous request.
+        clock: seconds that never go back; the time of day does not matter.
+    """
+
+    def __init__(self, http: Http, keychain: Keychain, clock: Callable[[], float] = time.monotonic) -> None:
+        self._http = http
+        self._keychain = keychain
+        self._clock = clock
+        self._ways: dict[tuple[URL, str], _Grant | Secret] = {}
+        self._kept: dict[_Grant, _Kept] = {}
+
+    async def known(self, registry: URL, repository: str, what: str) -> Secret | None:
+        """Return the ``Authorization`` that *repository* took last, renewed if it has expired; None if none.
+
+        Raises:
+            RegistryError: it had to be renewed, which failed.
+        """
+        way = self._ways.get((registry, repository))
+        return await self._token(way, repository, None, what) if isinstance(way, _Grant) else way
+
+    async def answer(
+        self, registry: URL, repository: str, challenges: str, refused: Secret | None, what: str
+    ) -> Secret | None:
+        """Answer the challenges of a 401.
+
+        Args:
+            registry: root of the registry, which has sent it.
+            repository: the repository as it stands in request paths.
+            challenges: value of ``WWW-Authenticate``.
+            refused: the ``Authorization`` that was sent and not taken; None if none was.
+            what: the image or blob concerned, for messages.
+
+        Returns:
+            The ``Authorization`` to try next; None if there is nothing that could help.
+
+        Raises:
+            RequestRefused: the token server is where no request may go, or our credentials may not.
+            RegistryError: the challenge is malformed, or the token server gave no token.
+        """
+        offered = parse_challenges(challenges)
+        for challenge in offered:
+            if challenge.scheme == "bearer" and "realm" in challenge.parameters:
+                grant = _grant(registry, repository, challenge)
+                self._http.rules.may_send(
+                    grant.realm, registry=registry, what="token realm", previous=registry
+                )
+                _remember(self._ways, (registry, repository), grant)
+                return await self._token(grant, repository, refused, what)
+        if any(challenge.scheme == "basic" for challenge in offered):
+            basic = await self._basic(registry, registry, repository)
+            if basic is not None and basic != refused:
+                _remember(self._ways, (registry, repository), basic)
+                return basic
+        return None
+
+    async def _basic(self, target: URL, registry: URL, repository: str) -> Secret | None:
+        """Return the user's credentials for *registry*, if there are any and *target* may have them."""
+        credentials = await self._keychain.credentials(host_of(registry), repository)
+        if credentials is None:
+            return None
+        if not may_carry_credentials(target, registry):
+            raise RequestRefused(
+                f"{host_of(registry)}: credentials for {repository} were not sent to {host_of(target)}, "
+                "which is not known to belong to that registry or is not encrypted"
+            )
+        return credentials.basic()
+
+    async def _token(self, grant: _Grant, repository: str, refused: Secret | None, what: str) -> Secret:
+        kept = self._kept.get(grant) or _remember(self._kept, grant, _Kept())
+        async with kept.lock:
+            if kept.value is not None and kept.value != refused and self._clock() < kept.until:
+                return kept.value
+            asked_at = self._clock()
+            token, lifetime = await self._fetch(grant, repository, what)
+            kept.value, kept.until = token, asked_at + lifetime
+            return token
+
+    async def _fetch(self, grant: _Grant, repository: str, what: str) -> tuple[Secret, float]:
+        basic = await self._basic(grant.realm, grant.registry, repository)
+        async with self._http.get(
+            grant.url(),
+            registry=grant.registry,
+            what=f"{what}: token",
+            authorization=basic,
+            # A token server that moves away could be anybody's by then.
+            redirects=False,
+        ) as answer:
+            if answer.status != 200:
+                raise await answer.error("the registry names a token server that is not there")
+            return _decode(await answer.read(_BODY_LIMIT), answer, what)
+
+
+def _grant(registry: URL, repository: str, challenge: Challenge) -> _Grant:
+    parameters = challenge.parameters
+    realm = parse_url(parameters["realm"], f"{host_of(registry)}: token realm")
+    scopes = tuple(parameters.get("scope", "").split()) or (f"repository:{repository}:pull",)
+    return _Grant(registry, realm, parameters.get("service"), scopes)
+
+
+def _decode(body: bytes, answer: Answer, what: str) -> tuple[Secret, float]:
+    """Return the ``Authorization`` value and the seconds for which to use it."""
+    try:
+        told = msgspec.json.decode(body, type=_TokenAnswer, strict=False)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        # msgspec names the place, never the value.
+        raise RegistryError(f"{what}: {answer.host} sent no valid token: {one_line(str(exc))}") from None
+    token = told.token or told.access_token or ""
+    if _TOKEN.fullmatch(token) is None:
+        raise RegistryError(f"{what}: {answer.host} sent no token, or one that can't be sent on")
+    return Secret(f"Bearer {token}"), lifetime_of(told.expires_in, told.issued_at, answer.headers)
+
+
+def lifetime_of(expires_in: float | None, issued_at: str | None, headers: Mapping[str, str]) -> float:
+    """Return the seconds for which to use a token, with a margin for the way.
+
+    The token's age is told by the server's own ``Date`` field, so this machine's clock does not matter.
+    """
+    lifetime = _DEFAULT_LIFETIME if expires_in is None else expires_in
+    # Written so that a NaN becomes 0 too.
+    lifetime = min(lifetime, _LONGEST_LIFETIME) if lifetime > 0 else 0.0
+    now = http_date(headers.get("Date", ""))
+    age = 0.0
+    if issued_at and now is not None:
+        try:
+            issued = datetime.fromisoformat(issued_at[:64])
+            age = (now - issued).total_seconds() if issued.tzinfo else 0.0
+        except ValueError:
+            age = 0.0
+    left = lifetime - max(age, 0.0)
+    return max(0.0, left - min(10.0, left / 4))
+
+
+def _remember(where: dict[_K, _V], key: _K, value: _V) -> _V:
+    """Keep *value*; forget the oldest if a long-lived client has seen very many repositories."""
+    where[key] = value
+    if len(where) > _REMEMBERED:
+        del where[next(iter(where))]
+    return value

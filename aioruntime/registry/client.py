@@ -1,0 +1,273 @@
+"""`RegistryClient`: what references name, and the blobs of images (L2).
+
+Follows "Pull" of the OCI distribution specification.
+"""
+
+from __future__ import annotations
+
+__all__ = ("RegistryClient",)
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Self
+
+from aioruntime.errors import InvalidManifest, InvalidSpec
+from aioruntime.oci import media_types
+from aioruntime.oci.digest import ImageDigest
+from aioruntime.oci.documents import Manifest, choose_manifest, decode_config, decode_document
+from aioruntime.oci.image import ResolvedImage, layers_of
+from aioruntime.oci.platform import Platform
+from aioruntime.registry.auth import Authenticator
+from aioruntime.registry.blobs import BlobStream, range_fits
+from aioruntime.registry.credentials import ANONYMOUS
+from aioruntime.registry.http import Http
+from aioruntime.registry.origins import Rules, parse_url, same_origin
+from aioruntime.registry.served import Document, known_document
+from aioruntime.registry.verify import (
+    check_declared,
+    check_digest,
+    check_kind,
+    check_platform,
+    check_size,
+    served_digest,
+    served_type,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Mapping
+
+    from yarl import URL
+
+    from aioruntime.oci.documents import Descriptor
+    from aioruntime.oci.image import LayerSpec
+    from aioruntime.oci.reference import OciRef
+    from aioruntime.registry.credentials import Keychain
+    from aioruntime.registry.http import Answer
+    from aioruntime.registry.served import KnownDocuments
+
+_MANIFEST_LIMIT = 4 * 1024 * 1024
+_CONFIG_LIMIT = 16 * 1024 * 1024
+_INDEX_DEPTH = 3
+_CHECK_NAME = "check the repository's name, and the tag or digest"
+_CHECK_BLOB = "the registry may have deleted it; resolve the image again"
+_ACCEPT = {"Accept": ", ".join(media_types.ACCEPTED)}
+
+
+class RegistryClient:
+    """Reads images from registries; an async context manager.
+
+    Args:
+        keychain: asked for credentials once a registry has refused an anonymous request.
+        plain_http: hosts, with or without port, that may be spoken to without TLS, besides this machine's
+            own loopback (``127.0.0.0/8``, ``::1``, ``localhost``), which always is. A host without port
+            stands for all its ports. Redirects and token servers at internal addresses are refused unless
+            they are at the registry's own host or named here.
+        connections_per_host: connections to one host at most; further requests wait.
+        connect_timeout: seconds for connecting to a host.
+        stall_timeout: seconds without a byte after which a host is given up. There is no limit to the
+            time that a whole blob takes.
+        user_agent: what to call ourselves.
+    """
+
+    def __init__(
+        self,
+        *,
+        keychain: Keychain = ANONYMOUS,
+        plain_http: Collection[str] = (),
+        connections_per_host: int = 16,
+        connect_timeout: float = 10.0,
+        stall_timeout: float = 60.0,
+        user_agent: str = "aioruntime",
+    ) -> None:
+        self._rules = Rules(plain_http)
+        self._http = Http(
+            self._rules,
+            connections_per_host=connections_per_host,
+            connect_timeout=connect_timeout,
+            stall_timeout=stall_timeout,
+            user_agent=user_agent,
+        )
+        self._authenticator = Authenticator(self._http, keychain)
+
+    async def __aenter__(self) -> Self:
+        await self._http.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.__aexit__()
+
+    async def resolve(
+        self, image: OciRef, platform: Platform | None = None, *, documents: KnownDocuments | None = None
+    ) -> ResolvedImage:
+        """Find out what *image* names at this moment; nothing but small documents is downloaded.
+
+        Args:
+            image: by tag, digest or both; then the digest decides.
+            platform: what to choose from an image for several platforms; that of this machine if not given.
+            documents: asked before the registry is, for what is named by digest.
+
+        Returns:
+            The image with its manifest, config and layers, every document checked against its digest.
+
+        Raises:
+            InvalidReference: the digest is shortened, or of an algorithm that can't be verified.
+            InvalidManifest: a document is broken or ambiguous, or there is no image for the platform.
+            DigestMismatch: a document is not the one that its digest names.
+            SizeMismatch: a document has another size than the index or manifest says.
+            RegistryError: the registry answered with an error or could not be reached; see its subclasses.
+        """
+        source = str(image)
+        top = served = await known_document(image, image.pinned, documents) or await self.document(
+            image, image.selector
+        )
+        document = decode_document(served.raw, served.media_type, source)
+        for _ in range(_INDEX_DEPTH):
+            if isinstance(document, Manifest):
+                break
+            chosen = choose_manifest(document, platform or Platform.host(), source)
+            check_declared(chosen, _MANIFEST_LIMIT, source)
+            known = await known_document(image, chosen.digest, documents, chosen.size)
+            served = known or await self.document(image, chosen.digest, size=chosen.size)
+            document = decode_document(served.raw, served.media_type or chosen.media_type, source)
+            check_kind(chosen, document, source)
+        if not isinstance(document, Manifest):
+            raise InvalidManifest(f"{source}: indexes are nested more than {_INDEX_DEPTH} deep")
+        check_declared(document.config, _CONFIG_LIMIT, source)
+        kept = await known_document(image, document.config.digest, documents, document.config.size)
+        raw_config = kept.raw if kept else await self._config(image, document.config)
+        config = decode_config(raw_config, document, source)
+        if platform is not None:
+            check_platform(config, platform, source)
+        return ResolvedImage(
+            reference=image,
+            digest=top.digest,
+            manifest=document,
+            config=config,
+            layers=layers_of(document),
+            manifest_digest=served.digest,
+            raw_manifest=served.raw,
+            raw_config=raw_config,
+        )
+
+    async def document(self, image: OciRef, selector: str, *, size: int | None = None) -> Document:
+        """Fetch a manifest or an index, without decoding it.
+
+        Args:
+            image: whose repository is asked.
+            selector: a tag, or a digest, which the document is checked against.
+            size: bytes that it has to have; None if nobody has said.
+
+        Raises:
+            DigestMismatch: it is not what the digest names, or not what the registry says that it is.
+            SizeMismatch: it has another size.
+            RegistryError: as `resolve`; also if it is larger than 4 MiB.
+        """
+        what = str(image) if selector == image.selector else f"{image} ({selector})"
+        url = self._url(image, f"manifests/{selector}")
+        async with self._open(image, url, what, _ACCEPT) as answer:
+            if answer.status != 200:
+                raise await answer.error(_CHECK_NAME)
+            raw = await answer.read(_MANIFEST_LIMIT)
+        pinned = ImageDigest(selector) if ":" in selector else None
+        if pinned is not None:
+            check_digest(raw, pinned, what, answer.host)
+        check_size(raw, size, what, answer.host)
+        digest = pinned or served_digest(raw, answer.headers, what, answer.host)
+        return Document(raw, served_type(answer.headers), digest, answer.host)
+
+    @asynccontextmanager
+    async def blob(
+        self, image: OciRef | None, layer: LayerSpec, *, offset: int = 0
+    ) -> AsyncIterator[BlobStream]:
+        """Open a layer's bytes as they are served; `BlobStream` tells what can happen on the way.
+
+        A server that does not answer a range, or answers another one than asked for, is asked for all of
+        the blob: look at the stream's ``offset``.
+
+        Args:
+            image: whose repository has the layer. Its credentials go nowhere else: not to a ``blob_url``
+                at another origin. None if the layer has a ``blob_url``, which is then anybody's.
+            layer: the layer, with its declared size.
+            offset: bytes that are already here, less than the layer's size.
+
+        Raises:
+            InvalidSpec: *offset* is not within the layer, or there is neither image nor ``blob_url``.
+            SizeMismatch: the registry has more bytes than declared.
+            RequestRefused: ``blob_url`` or a redirect leads where no request may go.
+            RegistryError: the registry answered with an error or could not be reached; see its subclasses.
+        """
+        what = f"{image}: layer {layer.digest}" if image else f"layer {layer.digest}"
+        if offset and not 0 < offset < layer.size:
+            raise InvalidSpec(f"{what}: offset {offset} is not within its {layer.size} bytes")
+        url = self._layer_url(image, layer)
+        if offset:
+            async with self._open(image, url, what, {"Range": f"bytes={offset}-"}) as answer:
+                if answer.status == 200:
+                    yield BlobStream(answer, layer, what, 0)
+                    return
+                if answer.status == 206 and range_fits(_content_range(answer), offset, layer.size):
+                    yield BlobStream(answer, layer, what, offset)
+                    return
+                if answer.status not in (206, 416):
+                    raise await answer.error(_CHECK_BLOB)
+        async with self._open(image, url, what, {}) as answer:
+            if answer.status != 200:
+                raise await answer.error(_CHECK_BLOB)
+            yield BlobStream(answer, layer, what, 0)
+
+    async def _config(self, image: OciRef, descriptor: Descriptor) -> bytes:
+        what = f"{image}: config {descriptor.digest}"
+        async with self._open(image, self._url(image, f"blobs/{descriptor.digest}"), what, {}) as answer:
+            if answer.status != 200:
+                raise await answer.error(_CHECK_BLOB)
+            raw = await answer.read(_CONFIG_LIMIT)
+        check_size(raw, descriptor.size, what, answer.host)
+        check_digest(raw, descriptor.digest, what, answer.host)
+        return raw
+
+    @asynccontextmanager
+    async def _open(
+        self, image: OciRef | None, url: URL, what: str, headers: Mapping[str, str]
+    ) -> AsyncIterator[Answer]:
+        """Send a request, and once more with what the registry's challenge asks for."""
+        registry = self._rules.registry_url(image.api_host) if image else url.origin()
+        repository = image.api_repository if image else ""
+        authorization = None
+        if image and same_origin(url, registry):
+            authorization = await self._authenticator.known(registry, repository, what)
+        async with self._http.get(
+            url, registry=registry, what=what, headers=headers, authorization=authorization
+        ) as answer:
+            # A challenge from where a redirect led is not the registry's: nothing of ours goes there.
+            if answer.status != 401 or not answer.at_origin or not image:
+                yield answer
+                return
+            denied = await answer.error(_CHECK_NAME)
+            challenges = answer.challenges
+        authorization = await self._authenticator.answer(
+            registry, repository, challenges, authorization, what
+        )
+        if authorization is None:
+            raise denied
+        async with self._http.get(
+            url, registry=registry, what=what, headers=headers, authorization=authorization
+        ) as answer:
+            yield answer
+
+    def _url(self, image: OciRef, path: str) -> URL:
+        root = self._rules.registry_url(image.api_host)
+        return root.with_path(f"/v2/{image.api_repository}/{path}", encoded=True)
+
+    def _layer_url(self, image: OciRef | None, layer: LayerSpec) -> URL:
+        what = f"blob_url of layer {layer.digest}"
+        if layer.blob_url is not None:
+            url = parse_url(layer.blob_url, what)
+            registry = self._rules.registry_url(image.api_host) if image else url.origin()
+            self._rules.may_send(url, registry=registry, what=what)
+            return url
+        if image is None:
+            raise InvalidSpec(f"layer {layer.digest}: has no blob_url, and no image tells where it is")
+        return self._url(image, f"blobs/{layer.digest}")
+
+
+def _content_range(answer: Answer) -> str:
+    return answer.headers.get("Content-Range", "")

@@ -1,0 +1,177 @@
+"""The runtime contract: what `connect` gives, whatever the engine (L4).
+
+The methods are those of the trait ``bv_runtime::ContainerRuntime``, as coroutines where they do I/O.
+"""
+
+from __future__ import annotations
+
+__all__ = ("ContainerRuntime",)
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from aioruntime.oci.digest import ImageDigest
+    from aioruntime.oci.image import ImageMetadata, ImageRef, LayerSpec, ResolvedImage
+    from aioruntime.oci.platform import Platform
+    from aioruntime.oci.reference import OciRef
+    from aioruntime.progress import ProgressReporter
+    from aioruntime.runtime.spec import GpuProfile, Mount, RunOutcome, RunSpec, RuntimeInfo
+
+
+class ContainerRuntime(Protocol):
+    """Pulls images layer by layer, assembles them in an engine, and runs containers from them."""
+
+    @property
+    def name(self) -> str:
+        """``docker`` or ``podman``."""
+
+    async def health_check(self) -> RuntimeInfo:
+        """Ask the engine who it is.
+
+        Returns:
+            Its name and version, and in ``extra`` what it can do.
+
+        Raises:
+            EngineUnavailable: it can't be reached; the message says what was tried.
+        """
+
+    async def resolve(self, image: OciRef | str, platform: Platform | None = None) -> ResolvedImage:
+        """Find out what *image* names in its registry now.
+
+        Args:
+            image: the reference; a digest decides over a tag.
+            platform: what it shall run on; None for the engine's own.
+
+        Raises:
+            InvalidReference: a string that is not a reference, or a digest that can't be fetched.
+            RegistryError: the registry failed, or has no such image (`NotFound`).
+            InvalidManifest: what it served can't be run.
+            DigestMismatch: it served something else than the digest names.
+        """
+
+    async def pull(
+        self,
+        image: OciRef | str,
+        progress: ProgressReporter | None = None,
+        *,
+        platform: Platform | None = None,
+        expected_digest: str | None = None,
+        expected_layers: Sequence[LayerSpec | str] | None = None,
+        via: Literal["layers", "engine"] = "layers",
+    ) -> ImageDigest:
+        """Make *image* runnable: resolve it, `ensure_layers`, `assemble_image`.
+
+        Args:
+            image: the reference.
+            progress: told what happens.
+            platform: what it shall run on; None for the engine's own.
+            expected_digest: refuse unless the registry's digest of the image (of the index or of the
+                platform's manifest) is this one.
+            expected_layers: refuse unless the image has just these layers, in this order.
+            via: ``layers`` to fetch the layers ourselves; ``engine`` to ask the daemon to pull.
+
+        Returns:
+            The registry's digest of the image: the one to pin.
+
+        Raises:
+            DigestMismatch: an expectation does not hold, and nothing was fetched; or bytes arrived that
+                a digest does not name, and they were thrown away.
+            RegistryError: the registry failed; what had arrived is kept and the next pull goes on there.
+            StoreError: the local store failed.
+            ImageLoadFailed: the engine did not take the image.
+            EngineError: the engine failed otherwise.
+        """
+
+    async def run(self, spec: RunSpec) -> RunOutcome:
+        """Run a container to its end and remove it.
+
+        A non-zero exit status is an outcome, not an exception. If the caller is cancelled, the container
+        is removed before the cancel goes on.
+
+        Raises:
+            ImageNotFound: the engine does not have the image; `pull` it first.
+            InvalidSpec: the engine can't do what is asked, such as give a required GPU.
+            RunError: the container could not be created or started; it was removed.
+            StreamTruncated: its output was cut off; it was removed.
+            EngineError: the engine failed otherwise.
+        """
+
+    async def inspect(self, image: ImageDigest | ImageRef | OciRef | str) -> ImageMetadata:
+        """Tell what the engine knows of an image.
+
+        Args:
+            image: a registry digest, an engine's image ID, or a reference.
+
+        Raises:
+            ImageNotFound: the engine has no such image.
+        """
+
+    async def is_locally_available(self, image_ref: ImageRef | OciRef | str, digest: str) -> bool:
+        """Tell whether the engine can run exactly the image *digest* names, now.
+
+        Args:
+            image_ref: the reference that it was pulled by, for messages; the digest decides.
+            digest: the registry's digest, or the engine's ID.
+
+        Raises:
+            EngineError: the engine could not be asked; that is not "no".
+        """
+
+    def gpu_args(self, profile: GpuProfile) -> list[str]:
+        """Return the command-line arguments that say the same as *profile*, to show and to copy."""
+
+    def mount_args(self, mounts: Iterable[Mount]) -> list[str]:
+        """Return the command-line arguments that say the same as *mounts*, to show and to copy."""
+
+    async def ensure_layers(
+        self,
+        layers: Sequence[LayerSpec],
+        progress: ProgressReporter | None = None,
+        *,
+        image: OciRef | str | None = None,
+    ) -> None:
+        """Bring each distinct layer into the local store, verified.
+
+        Downloads only what is missing, concurrently, each digest once even across processes.
+
+        Args:
+            layers: what has to be there afterwards.
+            progress: told what happens.
+            image: the repository to fetch from where a layer has no ``blob_url``.
+
+        Raises:
+            InvalidSpec: a missing layer has no ``blob_url`` and no *image* was given.
+            RegistryError: a download failed; what had arrived is kept.
+            DigestMismatch: the bytes are not those of the digest.
+            StoreFull: there is no room for what is missing.
+        """
+
+    async def assemble_image(
+        self,
+        image: OciRef | str,
+        layers: Sequence[LayerSpec],
+        progress: ProgressReporter | None = None,
+        *,
+        platform: Platform | None = None,
+    ) -> ImageRef:
+        """Make *image* runnable in the engine from blobs that are all in the store.
+
+        The engine is sent only what it lacks. No network is needed when the image's manifest and config
+        are in the store, as they are after a `pull`.
+
+        Args:
+            image: the reference.
+            layers: the image's layers, base first.
+            progress: told what happens.
+            platform: what it shall run on; None for the engine's own.
+
+        Returns:
+            The name that the engine knows it by, and the registry's digest.
+
+        Raises:
+            LayersMissing: blobs are not in the store; nothing was sent.
+            DigestMismatch: *image* has other layers than *layers*.
+            ImageLoadFailed: the engine did not take it.
+        """

@@ -1,0 +1,303 @@
+"""What the runtimes of Docker and Podman share: the contract over one engine and one store (L4)."""
+
+from __future__ import annotations
+
+__all__ = ("EngineRuntime",)
+
+import secrets
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import anyio
+
+from aioruntime.assembly.catalog import find_image, keep_image
+from aioruntime.assembly.fetch import FetchReport, fetch_layers
+from aioruntime.assembly.load import LoadReport, assemble, engine_name
+from aioruntime.assembly.memory import EngineMemory
+from aioruntime.assembly.plan import HeldImage
+from aioruntime.engine import images
+from aioruntime.engine.discovery import open_engine
+from aioruntime.errors import InvalidSpec
+from aioruntime.oci.image import ImageRef, LayerSpec, ResolvedImage
+from aioruntime.oci.reference import OciRef
+from aioruntime.progress import NoopProgress
+from aioruntime.registry.client import RegistryClient
+from aioruntime.runtime.arguments import gpu_arguments, mount_arguments
+from aioruntime.runtime.expectations import check_digest, check_layers
+from aioruntime.runtime.gpu import GpuRequest, gpu_request
+from aioruntime.runtime.locate import ImageTarget, Locator
+from aioruntime.runtime.run import run_container
+from aioruntime.runtime.spec import RuntimeInfo
+from aioruntime.store.store import ImageStore
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Sequence
+    from types import TracebackType
+
+    from aioruntime.engine.client import EngineClient
+    from aioruntime.oci.digest import ImageDigest
+    from aioruntime.oci.image import ImageMetadata
+    from aioruntime.oci.platform import Platform
+    from aioruntime.progress import ProgressReporter
+    from aioruntime.runtime.spec import GpuProfile, Mount, RunOutcome, RunSpec
+
+_OWNER_LABEL = "aioruntime.owner"
+
+
+class EngineRuntime:
+    """One engine, one store and one registry client, opened and closed together.
+
+    Use it with ``async with``. `DockerRuntime` and `PodmanRuntime` add what differs; what the methods
+    promise is told in `ContainerRuntime`.
+
+    Args:
+        url: the engine's address (``unix://``, ``tcp://``, ``https://`` or ``ssh://``); None to look
+            for one of this kind where engines usually are.
+        store: the local store, or its path; None for the user's own.
+        registry: a client to fetch through, which stays open; None for one of this runtime's own.
+        connections: layers that are fetched at once.
+        client: a connection to an engine of this kind, which stays open; None to open one by *url*.
+
+    Raises:
+        EngineUnavailable: on entering, if no engine of this kind answers; the message lists what was tried.
+    """
+
+    kind: ClassVar[Literal["docker", "podman"]]
+    _libpod: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        store: ImageStore | str | os.PathLike[str] | None = None,
+        registry: RegistryClient | None = None,
+        connections: int = 16,
+        client: EngineClient | None = None,
+    ) -> None:
+        if connections < 1:
+            raise InvalidSpec(f"connections is {connections}; it has to be at least 1")
+        self.store = store if isinstance(store, ImageStore) else ImageStore(store)
+        self._url = url
+        self._given_registry = registry
+        self._given_client = client
+        self._connections = connections
+        self._stack = AsyncExitStack()
+        self._owner = secrets.token_hex(16)
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self._client = await self._open_client(stack)
+            self._registry = await self._open_registry(stack)
+            self._capabilities = self._client.capabilities
+            self._memory = EngineMemory(self.store, self._capabilities.engine_id)
+            self._locator = Locator(self._client, self._memory)
+            self._slots = anyio.CapacityLimiter(self._connections)
+            self._stack = stack.pop_all()
+        return self
+
+    async def _open_client(self, stack: AsyncExitStack) -> EngineClient:
+        if self._given_client is not None:
+            return self._given_client
+        return await stack.enter_async_context(open_engine(self._url, kind=self.kind))
+
+    async def _open_registry(self, stack: AsyncExitStack) -> RegistryClient:
+        if self._given_registry is not None:
+            return self._given_registry
+        own = RegistryClient(connections_per_host=self._connections)
+        return await stack.enter_async_context(own)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.__aexit__(exc_type, exc, traceback)
+
+    # What differs between engines.
+
+    def _body(
+        self, spec: RunSpec, image_id: ImageDigest, labels: dict[str, str], gpu: GpuRequest | None
+    ) -> dict[str, Any]:
+        raise NotImplementedError
+
+    # The contract.
+
+    @property
+    def name(self) -> str:
+        """``docker`` or ``podman``."""
+        return self.kind
+
+    async def health_check(self) -> RuntimeInfo:
+        """Ask the engine who it is."""
+        capabilities = await self._client.probe()
+        endpoint = self._client.endpoint
+        extra = {"endpoint": endpoint.url, "found_by": endpoint.source, **capabilities.as_text()}
+        return RuntimeInfo(self.name, capabilities.version, extra)
+
+    async def resolve(self, image: OciRef | str, platform: Platform | None = None) -> ResolvedImage:
+        """Find out what *image* names in its registry now."""
+        reference = _reference(image)
+        platform = platform or self._capabilities.platform
+        if reference.pinned is not None:  # what a digest names never changes: no need to ask again
+            kept = await find_image(self.store, reference, platform)
+            if kept is not None:
+                return kept
+        return await self._registry.resolve(reference, platform)
+
+    async def pull(
+        self,
+        image: OciRef | str,
+        progress: ProgressReporter | None = None,
+        *,
+        platform: Platform | None = None,
+        expected_digest: str | None = None,
+        expected_layers: Sequence[LayerSpec | str] | None = None,
+        via: Literal["layers", "engine"] = "layers",
+    ) -> ImageDigest:
+        """Make *image* runnable: resolve it, fetch what is missing, assemble it."""
+        progress = progress or NoopProgress()
+        resolved = await self.resolve(image, platform)
+        if expected_digest is not None:
+            check_digest(resolved, expected_digest)
+        if expected_layers is not None:
+            check_layers(resolved, expected_layers)
+        if via == "engine":
+            await self._pull_by_engine(resolved, progress)
+        elif via == "layers":
+            await self._pull_by_layers(resolved, progress)
+        else:
+            raise InvalidSpec(f"via is {via!r}; it has to be 'layers' or 'engine'")
+        return resolved.digest
+
+    async def _pull_by_layers(self, image: ResolvedImage, progress: ProgressReporter) -> None:
+        fetched = await self._fetch(image.layers, image.reference, progress)
+        await keep_image(self.store, image)
+        loaded = await self._assemble(image, progress)
+        progress.finish(
+            f"{image.reference}: {len(fetched.fetched)} of {fetched.wanted} layers fetched "
+            f"({fetched.downloaded_bytes} bytes), {loaded.sent_bytes} bytes sent to {self.name}"
+        )
+
+    async def _pull_by_engine(self, image: ResolvedImage, progress: ProgressReporter) -> None:
+        # By digest, so that the engine gets what was checked even if the tag moves meanwhile.
+        by_digest = f"{image.reference.full_name}@{image.manifest_digest}"
+        await images.pull_image(self._client, by_digest, progress.update)
+        held = await images.inspect_image(self._client, by_digest)
+        await images.tag_image(self._client, held.id, engine_name(image.reference))
+        digests = (image.digest, image.manifest_digest)
+        layers = tuple(layer.digest for layer in image.layers)
+        await self._memory.remember(HeldImage(held.id, digests, layers, held.diff_ids))
+        self._locator.note(image.reference, held.id)
+        progress.finish(f"{image.reference}: pulled by {self.name}")
+
+    async def run(self, spec: RunSpec) -> RunOutcome:
+        """Run a container to its end and remove it."""
+        held, _ = await self._locator.locate(spec.image)
+        body = self._body(spec, held.id, {_OWNER_LABEL: self._owner}, self._gpu(spec.gpu))
+        return await run_container(
+            self._client, body, what=str(spec.image), capture=spec.capture_output, libpod=self._libpod
+        )
+
+    async def inspect(self, image: ImageTarget) -> ImageMetadata:
+        """Tell what the engine knows of an image."""
+        return await self._locator.describe(image)
+
+    async def is_locally_available(self, image_ref: ImageRef | OciRef | str, digest: str) -> bool:
+        """Tell whether the engine can run exactly the image that *digest* names, now."""
+        return await self._locator.is_available(image_ref, digest)
+
+    def gpu_args(self, profile: GpuProfile) -> list[str]:
+        """Return the command-line arguments that say the same as *profile*."""
+        return gpu_arguments(self._gpu(profile))
+
+    def mount_args(self, mounts: Iterable[Mount]) -> list[str]:
+        """Return the command-line arguments that say the same as *mounts*."""
+        return mount_arguments(mounts)
+
+    async def ensure_layers(
+        self,
+        layers: Sequence[LayerSpec],
+        progress: ProgressReporter | None = None,
+        *,
+        image: OciRef | str | None = None,
+    ) -> None:
+        """Bring each distinct layer into the local store, verified."""
+        progress = progress or NoopProgress()
+        if image is None:
+            await self._check_urls(layers)
+        reference = _reference(image) if image is not None else None
+        fetched = await self._fetch(layers, reference, progress)
+        progress.finish(f"{len(fetched.fetched)} of {fetched.wanted} layers fetched")
+
+    async def assemble_image(
+        self,
+        image: OciRef | str,
+        layers: Sequence[LayerSpec],
+        progress: ProgressReporter | None = None,
+        *,
+        platform: Platform | None = None,
+    ) -> ImageRef:
+        """Make *image* runnable in the engine from blobs that are all in the store."""
+        progress = progress or NoopProgress()
+        reference = _reference(image)
+        platform = platform or self._capabilities.platform
+        wanted = [layer.digest for layer in layers]
+        found = await find_image(self.store, reference, platform)
+        if found is None or [layer.digest for layer in found.layers] != wanted:
+            found = await self._registry.resolve(reference, platform)
+            check_layers(found, wanted)
+            await keep_image(self.store, found)
+        loaded = await self._assemble(found, progress)
+        progress.finish(f"{reference}: {loaded.sent_bytes} bytes sent to {self.name}")
+        return ImageRef(loaded.name, found.digest)
+
+    # Beyond the contract.
+
+    async def remove_image(self, image: ImageTarget) -> None:
+        """Remove an image from the engine; the store keeps its layers.
+
+        Given a reference, only that name goes if the image has others.
+
+        Raises:
+            ImageNotFound: the engine has no such image.
+            EngineError: the engine refused, for example since a container uses the image.
+        """
+        await self._locator.remove(image)
+
+    # Steps that several methods share.
+
+    async def _check_urls(self, layers: Sequence[LayerSpec]) -> None:
+        for layer in await self.store.missing(layers):
+            if layer.blob_url is None:
+                raise InvalidSpec(
+                    f"layer {layer.digest} has no blob_url; give the image whose repository has it: "
+                    "ensure_layers(layers, image=...)"
+                )
+
+    async def _fetch(
+        self, layers: Sequence[LayerSpec], reference: OciRef | None, progress: ProgressReporter
+    ) -> FetchReport:
+        return await fetch_layers(
+            layers,
+            image=reference,
+            source=self._registry,
+            store=self.store,
+            progress=progress,
+            connections=self._slots,
+        )
+
+    async def _assemble(self, image: ResolvedImage, progress: ProgressReporter) -> LoadReport:
+        report = await assemble(
+            image, store=self.store, client=self._client, memory=self._memory, progress=progress
+        )
+        self._locator.note(image.reference, report.image_id)
+        return report
+
+    def _gpu(self, profile: GpuProfile) -> GpuRequest | None:
+        return gpu_request(profile, self._capabilities)
+
+
+def _reference(image: OciRef | str) -> OciRef:
+    return OciRef.parse(image) if isinstance(image, str) else image

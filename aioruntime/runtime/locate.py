@@ -1,0 +1,130 @@
+"""Find an image in the engine by the names users have for it: digests to pin, IDs, references (L4)."""
+
+from __future__ import annotations
+
+__all__ = ("ImageTarget", "Locator")
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from aioruntime.assembly.load import engine_name
+from aioruntime.engine.images import EngineImage, find_by_digest, inspect_image, remove_image
+from aioruntime.errors import ImageNotFound
+from aioruntime.oci.digest import ImageDigest
+from aioruntime.oci.image import ImageMetadata, ImageRef
+from aioruntime.oci.reference import OciRef
+
+if TYPE_CHECKING:
+    from aioruntime.assembly.memory import EngineMemory
+    from aioruntime.engine.client import EngineClient
+
+ImageTarget: TypeAlias = ImageDigest | ImageRef | OciRef | str
+
+
+class Locator:
+    """Finds images in one engine.
+
+    An engine's ID of an image need not be the digest that a registry knows it by. What was loaded is
+    remembered, and never believed before the engine was asked.
+    """
+
+    def __init__(self, client: EngineClient, memory: EngineMemory) -> None:
+        self._client = client
+        self._memory = memory
+        self._noted: dict[str, ImageDigest] = {}
+
+    def note(self, reference: OciRef, image_id: ImageDigest) -> None:
+        """Note what *reference* named when it was pulled: that is what it means from now on."""
+        self._noted[reference.canonical] = image_id
+
+    async def locate(self, target: ImageTarget) -> tuple[EngineImage, ImageDigest]:
+        """Return the image, and the digest to pin it by.
+
+        Raises:
+            ImageNotFound: the engine does not have it.
+        """
+        target = _parsed(target)
+        if isinstance(target, OciRef) and target.pinned is None:
+            held = await self._by_tag(target)
+            return held, await self._pin(held)
+        digest = target if isinstance(target, ImageDigest) else target.pinned
+        assert digest is not None
+        try:
+            return await self._by_digest(digest), digest
+        except ImageNotFound:
+            raise ImageNotFound(f"the engine has no image {target}; pull it first", status=404) from None
+
+    async def _by_tag(self, reference: OciRef) -> EngineImage:
+        noted = self._noted.get(reference.canonical)
+        if noted is not None:
+            try:
+                return await inspect_image(self._client, noted)
+            except ImageNotFound:
+                del self._noted[reference.canonical]
+        try:
+            return await inspect_image(self._client, engine_name(reference))
+        except ImageNotFound:
+            raise ImageNotFound(f"the engine has no image {reference}; pull it first", status=404) from None
+
+    async def _by_digest(self, digest: ImageDigest) -> EngineImage:
+        remembered = await self._memory.find(digest)
+        if remembered is not None:
+            try:
+                return await inspect_image(self._client, remembered.image_id)
+            except ImageNotFound:
+                await self._memory.forget(remembered.image_id)
+        try:
+            return await inspect_image(self._client, digest)
+        except ImageNotFound:
+            return await find_by_digest(self._client, digest)
+
+    async def _pin(self, held: EngineImage) -> ImageDigest:
+        remembered = await self._memory.find(held.id)
+        if remembered is not None:
+            return remembered.digests[0]
+        return held.repo_digests[0] if held.repo_digests else held.id
+
+    async def describe(self, target: ImageTarget) -> ImageMetadata:
+        """Tell what the engine knows of an image.
+
+        Raises:
+            ImageNotFound: the engine does not have it.
+        """
+        held, digest = await self.locate(target)
+        if digest == held.id:
+            digest = await self._pin(held)
+        return ImageMetadata(digest, held.size, held.labels, held.id, held.references, held.platform)
+
+    async def remove(self, target: ImageTarget) -> None:
+        """Remove an image, or only the name *target* if it has others.
+
+        Raises:
+            ImageNotFound: the engine does not have it.
+            EngineError: it refused.
+        """
+        target = _parsed(target)
+        held, _ = await self.locate(target)
+        by_name = isinstance(target, OciRef) and target.pinned is None
+        name = engine_name(target) if isinstance(target, OciRef) and by_name else held.id
+        await remove_image(self._client, name, force=not by_name)
+        if isinstance(target, OciRef):
+            self._noted.pop(target.canonical, None)
+        if len(held.references) <= 1 or not by_name:
+            await self._memory.forget(held.id)
+
+    async def is_available(self, reference: ImageRef | OciRef | str, digest: str) -> bool:
+        """Tell whether the engine has just the image that *digest* names."""
+        if isinstance(reference, str):
+            OciRef.parse(reference)  # a typing error shall not look like an absent image
+        try:
+            await self.locate(ImageDigest(digest))
+        except ImageNotFound:
+            return False
+        return True
+
+
+def _parsed(target: ImageTarget) -> ImageDigest | OciRef:
+    if isinstance(target, ImageRef):
+        return target.digest
+    if isinstance(target, (ImageDigest, OciRef)):
+        return target
+    return ImageDigest(target) if target.startswith(("sha256:", "sha512:")) else OciRef.parse(target)

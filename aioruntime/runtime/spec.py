@@ -1,0 +1,171 @@
+"""What to run and what came of it: values, checked when they are made (L4)."""
+
+from __future__ import annotations
+
+__all__ = ("GpuProfile", "GpuSpec", "Mount", "RunOutcome", "RunSpec", "RuntimeInfo")
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath, PurePosixPath
+from types import MappingProxyType
+
+from aioruntime.errors import InvalidSpec, one_line
+from aioruntime.oci.image import ImageRef
+from aioruntime.oci.reference import OciRef
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeInfo:
+    """What an engine tells about itself.
+
+    Args:
+        name: ``docker`` or ``podman``.
+        version: the engine's version, such as ``26.1.5``.
+        extra: more by name: ``endpoint``, ``found_by``, ``api_version``, ``min_api_version``,
+            ``storage_driver``, ``image_store``, ``cgroup_version``, ``os``, ``architecture``,
+            ``rootless``, ``cdi_devices``.
+    """
+
+    name: str
+    version: str
+    extra: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A directory or file of the engine's host, seen in the container.
+
+    Args:
+        host_path: absolute path on the machine that the engine runs on; it has to exist.
+        container_path: absolute path in the container.
+        read_only: whether the container can only read it.
+
+    Raises:
+        InvalidSpec: a path is not absolute, or has a NUL character.
+    """
+
+    host_path: PurePath
+    container_path: PurePosixPath
+    read_only: bool = False
+
+    def __post_init__(self) -> None:
+        for name, kind in (("host_path", PurePath), ("container_path", PurePosixPath)):
+            path = kind(os.fspath(getattr(self, name)))
+            if not path.is_absolute() or "\0" in str(path):
+                raise InvalidSpec(f"mount: {name} {one_line(repr(str(path)))} is not an absolute path")
+            object.__setattr__(self, name, path)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSpec:
+    """What a tool asks of a GPU.
+
+    Args:
+        required: whether it can't run without one.
+        min_vram_gb: GiB of video memory that it needs; None if it does not say.
+        cuda_version: the least CUDA version, such as ``12.1``; None if it does not say.
+    """
+
+    required: bool = False
+    min_vram_gb: int | None = None
+    cuda_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProfile:
+    """The GPU side of a run; without a *spec* the container gets no GPU."""
+
+    spec: GpuSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """A container to be run.
+
+    Args:
+        image: what to run; a string is parsed as a reference. A pinned digest decides over the tag.
+        command: the program's arguments, or program and arguments if the image has no entry point;
+            empty for the image's own.
+        env: environment variables added to the image's.
+        mounts: what of the host the container sees.
+        gpu: the GPU that it gets.
+        working_dir: absolute path in the container; None for the image's own.
+        capture_output: True to return standard output and error in the outcome; False to pass them
+            through to those of this process as they come.
+        user: ``name``, ``uid`` or ``uid:gid``; None for the image's own.
+
+    Raises:
+        InvalidReference: *image* is a string that is not a reference.
+        InvalidSpec: another value can't be carried out; the message tells every fault.
+    """
+
+    image: OciRef | ImageRef
+    command: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict, hash=False)
+    mounts: Sequence[Mount] = ()
+    gpu: GpuProfile = GpuProfile()
+    working_dir: PurePosixPath | None = None
+    capture_output: bool = False
+    user: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.image, str):
+            object.__setattr__(self, "image", OciRef.parse(self.image))
+        faults = [*_command_faults(self.command), *_env_faults(self.env)]
+        if self.working_dir is not None:
+            object.__setattr__(self, "working_dir", PurePosixPath(self.working_dir))
+            if not PurePosixPath(self.working_dir).is_absolute():
+                faults.append(f"working_dir {one_line(repr(str(self.working_dir)))} is not an absolute path")
+        if self.user is not None and not self.user:
+            faults.append("user is empty; leave it None for the image's own")
+        targets = [mount.container_path for mount in self.mounts]
+        doubled = sorted({str(path) for path in targets if targets.count(path) > 1})
+        faults += [f"two mounts at {path}" for path in doubled]
+        if faults:
+            raise InvalidSpec(f"can't run {self.image}: " + "; ".join(faults))
+        object.__setattr__(self, "command", tuple(self.command))
+        object.__setattr__(self, "env", MappingProxyType(dict(self.env)))
+        object.__setattr__(self, "mounts", tuple(self.mounts))
+
+
+def _command_faults(command: Sequence[str]) -> list[str]:
+    if isinstance(command, str):
+        return [f'command is one string; give a list of arguments, such as ["sh", "-c", {command!r}]']
+    return [
+        f"argument {one_line(repr(arg))} is not a string without NUL" for arg in command if not _text(arg)
+    ]
+
+
+def _env_faults(env: Mapping[str, str]) -> list[str]:
+    faults = [f"env name {one_line(repr(name))} is not valid" for name in env if not _name(name)]
+    return faults + [
+        f"env value of {one_line(name)} is not a string without NUL"
+        for name, value in env.items()
+        if not _text(value)
+    ]
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _name(value: object) -> bool:
+    return _text(value) and value != "" and "=" not in str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """How a container ended.
+
+    Args:
+        exit_code: the program's exit status; 128 + n if signal n ended it.
+        duration: seconds from start to end.
+        stdout: what it wrote to standard output if that was captured, else empty.
+        stderr: likewise for standard error.
+    """
+
+    exit_code: int
+    duration: float
+    stdout: bytes = b""
+    stderr: bytes = b""

@@ -1,0 +1,294 @@
+"""The one way to the file system (L2): every call of `os` that the store makes, with its errors told.
+
+Opens never follow a symbolic link and never wait for a FIFO, and take nothing but regular files. Every
+`OSError` leaves here as a `StoreError` that names the path and what can be done.
+"""
+
+from __future__ import annotations
+
+__all__ = (
+    "File",
+    "default_root",
+    "free_bytes",
+    "lookup",
+    "make_directory",
+    "names_in",
+    "open_locked",
+    "open_regular",
+    "rename",
+    "replace",
+    "sync_directory",
+    "unlink",
+)
+
+import errno
+import os
+import stat
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+import filelock
+import platformdirs
+
+from aioruntime.errors import StoreError
+from aioruntime.store.remedies import explained, is_full, not_a_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# O_NONBLOCK: opening a FIFO that someone put in a blob's place must not wait for its other end.
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+@contextmanager
+def _telling(path: Path, need: int = 0) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        have = free_bytes(path) if is_full(exc) else 0
+        raise explained(exc, path, need=need, have=have) from exc
+
+
+class File:
+    """An open regular file. All calls block; none moves a file position.
+
+    Args:
+        fd: its descriptor, owned from now on.
+        path: where it was opened.
+    """
+
+    __slots__ = ("_fd", "_locked", "path")
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self._fd = fd
+        self._locked = False
+        self.path = path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def status(self) -> Status:
+        """Return size and identity of the file."""
+        with _telling(self.path):
+            return _status(os.fstat(self._fd))
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Read up to *count* bytes from *offset* on; fewer only at the end."""
+        parts = []
+        with _telling(self.path):
+            while count and (part := os.pread(self._fd, count, offset)):
+                parts.append(part)
+                offset += len(part)
+                count -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def write_at(self, offset: int, data: bytes | bytearray | memoryview, need: int) -> None:
+        """Write all of *data* at *offset*; *need* is the number of bytes to tell if the disk is full."""
+        with _telling(self.path, need), memoryview(data) as view:
+            done = 0
+            while done < len(view):
+                with view[done:] as rest:
+                    done += os.pwrite(self._fd, rest, offset + done)
+
+    def truncate(self, length: int) -> None:
+        """Cut the file to *length* bytes."""
+        with _telling(self.path):
+            os.ftruncate(self._fd, length)
+
+    def sync(self, need: int = 0) -> None:
+        """Wait until the content is on the disk."""
+        with _telling(self.path, need):
+            os.fsync(self._fd)
+
+    def protect(self) -> None:
+        """Make the file read-only for everyone."""
+        with _telling(self.path):
+            os.fchmod(self._fd, stat.S_IMODE(os.fstat(self._fd).st_mode) & ~0o222)
+
+    def try_lock(self) -> bool:
+        """Take the exclusive lock; False if it is held elsewhere or the path has another file by now."""
+        with _telling(self.path):
+            self._locked = filelock.lock_descriptor(self._fd, blocking=False)
+        # Its last holder may have renamed or removed the file between our open and our lock.
+        found = lookup(self.path) if self._locked else None
+        return found is not None and found.same_file(self.status())
+
+    def as_stream(self) -> BinaryIO:
+        """Hand the descriptor over to a buffered stream, which closes it."""
+        fd, self._fd = self._fd, -1
+        return os.fdopen(fd, "rb")
+
+    def close(self) -> None:
+        """Release the lock and close; harmless if already closed."""
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
+        # Data that matters was synced; what close reports late can't be acted on any more.
+        with suppress(OSError):
+            if self._locked:
+                # A child that forked meanwhile shares the lock: closing alone would leave it held.
+                filelock.unlock_descriptor(fd)
+        with suppress(OSError):
+            os.close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the file system tells about a file."""
+
+    regular: bool
+    size: int
+    device: int
+    inode: int
+    changed_ns: int
+
+    def same_file(self, other: Status) -> bool:
+        """Tell whether both are of one file, whatever its content."""
+        return (self.device, self.inode) == (other.device, other.inode)
+
+
+def _status(found: os.stat_result) -> Status:
+    regular = stat.S_ISREG(found.st_mode)
+    return Status(regular, found.st_size, found.st_dev, found.st_ino, found.st_ctime_ns)
+
+
+def lookup(path: Path) -> Status | None:
+    """Return the status of what is at *path*, not following a link; None if nothing is there."""
+    with _telling(path):
+        try:
+            return _status(os.lstat(path))
+        except FileNotFoundError:
+            return None
+
+
+def open_regular(path: Path) -> File | None:
+    """Open a file for reading; None if nothing is there."""
+    with _telling(path):
+        try:
+            return _regular(os.open(path, os.O_RDONLY | _FLAGS), path)
+        except FileNotFoundError:
+            return None
+
+
+def open_locked(path: Path) -> File | None:
+    """Open a file for reading and writing, made if it is not there, and lock it; None if that must wait."""
+    with _telling(path):
+        file = _regular(os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666), path)
+    try:
+        if file.try_lock():
+            return file
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    return None
+
+
+def _regular(fd: int, path: Path) -> File:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise not_a_file(path)
+    return File(fd, path)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put *data* at *path*, so that readers and a power cut find the old content or the new, never a mix.
+
+    The caller holds a lock that keeps others from doing the same.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    unlink(temporary)
+    with _telling(temporary):
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666)
+    try:
+        with File(fd, temporary) as file:
+            file.write_at(0, data, len(data))
+            file.sync(len(data))
+        rename(temporary, path)
+    except BaseException:
+        unlink(temporary)
+        raise
+    sync_directory(path.parent)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Give a file a new name, in place of what has that name; `sync_directory` makes it durable."""
+    with _telling(new):
+        os.rename(old, new)
+
+
+def unlink(path: Path) -> None:
+    """Remove a file; harmless if it is not there."""
+    with _telling(path), suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the names in a directory are on the disk."""
+    with _telling(path):
+        _sync_directory(path)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as exc:
+        # Some network file systems can't sync a directory, and say so with this.
+        if exc.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(fd)
+
+
+def make_directory(path: Path, mode: int = 0o777) -> None:
+    """Make a directory, durable, and those above it; harmless if it is there."""
+    with _telling(path):
+        if path.is_dir():
+            return
+        if path.parent != path:
+            make_directory(path.parent)
+        try:
+            os.mkdir(path, mode)
+        except FileExistsError:
+            if not path.is_dir():
+                raise StoreError(f"{path} is not a directory; remove what is in the way") from None
+            return
+        # A directory above the store may be closed to us for reading; the system syncs it in its time.
+        with suppress(PermissionError):
+            _sync_directory(path.parent)
+
+
+def names_in(path: Path) -> list[str]:
+    """List the names in a directory, sorted; empty if it is not there."""
+    with _telling(path):
+        try:
+            return sorted(os.listdir(path))
+        except FileNotFoundError:
+            return []
+
+
+def free_bytes(path: Path) -> int:
+    """Return the bytes that we may still write on the disk that holds *path*, or will hold it."""
+    for place in (path, *path.parents):
+        try:
+            found = os.statvfs(place)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as exc:
+            raise explained(exc, place) from exc
+        return found.f_bavail * found.f_frsize
+    return 0
+
+
+def default_root() -> Path:
+    """Return the store's usual place: ``$AIORUNTIME_STORE``, else under the user's cache directory."""
+    chosen = os.environ.get("AIORUNTIME_STORE")
+    if chosen:
+        return Path(chosen)
+    return platformdirs.user_cache_path("aioruntime") / "store"

@@ -1,0 +1,117 @@
+"""Where things are in the store (L2): an OCI image layout, and beside it our locks, partials and notes.
+
+Follows ``image-layout.md`` of the OCI image specification::
+
+    oci-layout  index.json  blobs/<algorithm>/<hex>     the layout, for every tool to read
+    ingest/<algorithm>-<hex>                            a blob being written; its lock is on this file
+    aioruntime/lock  aioruntime/<name>.json             lock of index.json and of our notes; the notes
+"""
+
+from __future__ import annotations
+
+__all__ = ("Layout",)
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aioruntime.errors import InvalidSpec, StoreError, one_line
+from aioruntime.store import files, index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioruntime.oci.digest import ImageDigest
+
+_VERSION = b'{"imageLayoutVersion":"1.0.0"}'
+_NOTE_NAME = re.compile(r"[a-z0-9._-]{1,128}", re.ASCII)
+_DOCUMENT_LIMIT = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Paths in the store at *root*, and the small documents among them. All calls block."""
+
+    root: Path
+
+    @property
+    def index(self) -> Path:
+        """The index of named images."""
+        return self.root / "index.json"
+
+    def blobs(self, algorithm: str) -> Path:
+        """The directory of the blobs hashed with *algorithm*."""
+        return self.root / "blobs" / algorithm
+
+    def blob(self, digest: ImageDigest) -> Path:
+        """Where the blob is, once it is whole."""
+        return self.blobs(digest.algorithm) / digest.hex
+
+    def partial(self, digest: ImageDigest) -> Path:
+        """Where the blob is while it is written."""
+        return self.root / "ingest" / f"{digest.algorithm}-{digest.hex}"
+
+    def note(self, name: str) -> Path:
+        """Where our note of that name is.
+
+        Raises:
+            InvalidSpec: *name* has characters other than ``a-z 0-9 . _ -``.
+        """
+        if _NOTE_NAME.fullmatch(name) is None:
+            raise InvalidSpec(f"not a note's name: {one_line(repr(name))}; use a-z, 0-9, '.', '_' and '-'")
+        return self.root / "aioruntime" / f"{name}.json"
+
+    def prepare(self) -> bool:
+        """Make what of the layout is not there; False if another process is at it and we must wait.
+
+        It is looked for at every write, since whoever tidies up may remove directories that seem empty.
+        """
+        version = self.root / "oci-layout"
+        directories = (self.root / "blobs", self.root / "ingest", self.root / "aioruntime")
+        if all(files.lookup(path) for path in (version, self.index, *directories)):
+            return True
+        files.make_directory(self.root, 0o700)
+        for path in directories:
+            files.make_directory(path, 0o700)
+        lock = files.open_locked(self._lock)
+        if lock is None:
+            return False
+        with lock:
+            if files.lookup(version) is None:
+                files.replace(version, _VERSION)
+            if files.lookup(self.index) is None:
+                files.replace(self.index, index.EMPTY)
+        return True
+
+    @property
+    def _lock(self) -> Path:
+        return self.root / "aioruntime" / "lock"
+
+    def update(self, path: Path, change: Callable[[bytes | None], bytes]) -> bytes | None:
+        """Replace a small document under the store's lock; None if another holds it and we must wait.
+
+        Args:
+            path: the document.
+            change: gets the present content, None if there is none, and returns the new.
+        """
+        lock = files.open_locked(self._lock) if self.prepare() else None
+        if lock is None:
+            return None
+        with lock:
+            before = self.read(path)
+            after = change(before)
+            if after != before:
+                files.replace(path, after)
+            return after
+
+    def read(self, path: Path) -> bytes | None:
+        """Return the content of a small document; None if it is not there."""
+        file = files.open_regular(path)
+        if file is None:
+            return None
+        with file:
+            data = file.read_at(0, _DOCUMENT_LIMIT + 1)
+        if len(data) > _DOCUMENT_LIMIT:
+            raise StoreError(f"{path} is larger than {_DOCUMENT_LIMIT} bytes; move it away, it can't be ours")
+        return data

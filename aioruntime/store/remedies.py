@@ -1,0 +1,63 @@
+"""What a failed call to the file system means for the user (L2): decided without I/O."""
+
+from __future__ import annotations
+
+__all__ = ("explained", "is_full", "not_a_file")
+
+import errno
+from typing import TYPE_CHECKING
+
+from aioruntime.errors import StoreError, StoreFull
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_A_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)
+_ELSEWHERE = "set AIORUNTIME_STORE to a file system that has locks, such as a local disk"
+_OWNED = "make it accessible, or set AIORUNTIME_STORE to a directory that you own"
+_REMEDIES = {
+    errno.EACCES: _OWNED,
+    errno.EPERM: _OWNED,
+    errno.EROFS: "mount it writable, or set AIORUNTIME_STORE to a directory that is",
+    errno.ENOTDIR: "a part of the path is not a directory; remove what is in the way",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the system's limit of open files (fs.file-max)",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), or use a file system that takes larger files",
+    errno.EIO: "the disk reports an error; look at the system's log before trying again",
+    errno.ENOLCK: _ELSEWHERE,
+    errno.ENOSYS: _ELSEWHERE,
+    errno.EOPNOTSUPP: _ELSEWHERE,
+}
+
+
+def is_full(exc: OSError) -> bool:
+    """Tell whether *exc* says that the disk or the user's quota is full."""
+    return exc.errno in _FULL
+
+
+def not_a_file(path: Path) -> StoreError:
+    """Return the error for something else than a file where the store keeps one."""
+    return StoreError(f"{path} is not a regular file; remove it, it was not made by the store")
+
+
+def explained(exc: OSError, path: Path, *, need: int = 0, have: int = 0) -> StoreError:
+    """Return the store's error for *exc*.
+
+    Args:
+        exc: what the system answered.
+        path: what was worked on.
+        need: bytes that were to be written.
+        have: bytes free on that disk.
+    """
+    if is_full(exc):
+        return StoreFull(
+            f"no space left for {path}: {need} bytes to write, {have} free; free some, or set "
+            "AIORUNTIME_STORE to a larger disk",
+            need=need,
+            have=have,
+        )
+    if exc.errno in _NOT_A_FILE:
+        return not_a_file(path)
+    remedy = _REMEDIES.get(exc.errno or 0, "check that the path is usable, or set AIORUNTIME_STORE")
+    return StoreError(f"{path}: {exc.strerror or exc}; {remedy}")

@@ -1,0 +1,92 @@
+"""Fixtures for all tests: engines that start at first use, and an environment that is nobody's."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import engines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_FOREIGN = (
+    "DOCKER_HOST",
+    "DOCKER_CONTEXT",
+    "DOCKER_CONFIG",
+    "DOCKER_TLS_VERIFY",
+    "DOCKER_CERT_PATH",
+    "DOCKER_API_VERSION",
+    "CONTAINER_HOST",
+    "CONTAINER_SSHKEY",
+    "CONTAINERS_CONF",
+    "CONTAINERS_STORAGE_CONF",
+    "CONTAINERS_REGISTRIES_CONF",
+    "REGISTRY_AUTH_FILE",
+    "AIORUNTIME_STORE",
+    "NETRC",
+    *(name for low in ("http_proxy", "https_proxy", "all_proxy", "no_proxy") for name in (low, low.upper())),
+)
+_XDG = ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR")
+
+
+@pytest.fixture(autouse=True)
+def clean_environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the tester's own engines, credentials and proxies out of every test; return the test's HOME."""
+    for name in _FOREIGN:
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path / "home"
+    for name, path in {"HOME": home, **{name: home / name.lower() for name in _XDG}}.items():
+        path.mkdir(mode=0o700)
+        monkeypatch.setenv(name, str(path))
+    return home
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nothing listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[engines.Engine]:
+    """A private Docker daemon for the whole session; leave it running and remove what you make."""
+    yield from started("docker")
+
+
+@pytest.fixture(scope="session")
+def podman_engine() -> Iterator[engines.Engine]:
+    """A private Podman service for the whole session; leave it running and remove what you make."""
+    yield from started("podman")
+
+
+@pytest.fixture(params=["docker", "podman"])
+def engine(request: pytest.FixtureRequest) -> engines.Engine:
+    """The session's Docker, then its Podman."""
+    found: engines.Engine = request.getfixturevalue(f"{request.param}_engine")
+    return found
+
+
+@pytest.fixture(params=["docker", "podman"])
+def own_engine(request: pytest.FixtureRequest) -> Iterator[engines.Engine]:
+    """A Docker, then a Podman, for one test alone: it may be killed, paused and filled."""
+    yield from started(request.param)
+
+
+def started(kind: engines.Kind) -> Iterator[engines.Engine]:
+    """Start the engine and end it afterwards; skip where it is not installed, which CI does not allow."""
+    try:
+        engines.require(kind)
+    except engines.EngineUnavailable as missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI demands every engine: {missing}")
+        pytest.skip(str(missing))
+    with engines.start(kind) as started:
+        yield started

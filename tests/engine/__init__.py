@@ -1,0 +1,1 @@
+"""Tests of `aioruntime.engine`: pure parsers by table and property, the rest against real engines."""

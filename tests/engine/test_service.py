@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aioruntime.engine import containers
+from aioruntime.engine.client import EngineClient
+from aioruntime.engine.podman_conf import merge, private_settings, read_settings, to_toml
+from aioruntime.engine.service import private_podman, service_arguments
+from aioruntime.errors import EngineUnavailable
+from tests.support import host, killing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+needs_podman = pytest.mark.skipif(shutil.which("podman") is None, reason="apt-get install podman")
+
+_CHILD = """
+import asyncio, sys
+from pathlib import Path
+from aioruntime.engine.service import private_podman
+
+async def main():
+    async with private_podman(root=Path(sys.argv[1]), runroot=Path(sys.argv[2])) as endpoint:
+        directory = Path(endpoint.socket).parent
+        print("up", directory, (directory / "pid").read_text().strip())
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def storage() -> Iterator[tuple[Path, Path]]:
+    """A storage of its own for Podman, which refuses long paths."""
+    with tempfile.TemporaryDirectory(prefix="art-", dir="/tmp") as directory:
+        yield Path(directory, "root"), Path(directory, "run")
+        host.unmount_below(Path(directory))
+
+
+@needs_podman
+async def test_service_lives_with_its_context(storage: tuple[Path, Path]) -> None:
+    """The service answers within its context and leaves neither process nor directory after it."""
+    root, runroot = storage
+    async with private_podman(root=root, runroot=runroot) as endpoint:
+        assert endpoint.socket is not None
+        directory = Path(endpoint.socket).parent
+        assert directory.stat().st_mode & 0o777 == 0o700
+        pid = int((directory / "pid").read_text())
+        async with EngineClient.open(endpoint) as client:
+            assert client.capabilities.kind == "podman"
+            assert await containers.list_by_label(client, "x") == []
+    assert not directory.exists()
+    assert not host.alive(pid)
+
+
+@needs_podman
+async def test_service_ends_when_we_are_killed(storage: tuple[Path, Path]) -> None:
+    """A SIGKILL of our process ends the service and removes its directory as well."""
+    program = killing.Program(code=_CHILD, arguments=tuple(map(str, storage)))
+    outcome = await killing.kill_at_line(program, "^up")
+    assert outcome.killed
+    _, directory, pid = outcome.stdout.split()
+    assert host.poll(lambda: not os.path.exists(directory) and not host.alive(int(pid)), 20)
+
+
+async def test_program_that_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that does not start is told with its own words, and leaves nothing."""
+    program = tmp_path / "podman"
+    program.write_text('#!/bin/sh\necho "no $1 today" >&2\nexit 125\n')
+    program.chmod(0o755)
+    (tmp_path / "spool").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "spool"))
+    with pytest.raises(EngineUnavailable, match=r"no --runtime today|no system today"):
+        async with private_podman(program=str(program)):
+            pass
+    left = set(os.listdir(tmp_path / "spool"))
+    assert left == set()
+
+
+async def test_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the podman program, that is what is told."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(EngineUnavailable, match="podman is not installed"):
+        async with private_podman():
+            pass
+
+
+def test_arguments() -> None:
+    """The command names only what was chosen."""
+    socket = Path("/s")
+    plain = service_arguments("podman", socket, root=None, runroot=None, runtime=None)
+    assert plain == ["podman", "system", "service", "--time=0", "unix:///s"]
+    full = service_arguments("podman", socket, root=Path("/r"), runroot=Path("/rr"), runtime="runc")
+    assert full[1:7] == ["--root", "/r", "--runroot", "/rr", "--runtime", "runc"]
+
+
+def test_settings_of_the_user_are_kept(tmp_path: Path) -> None:
+    """Files are merged in Podman's order, and what a user configured outlives our limits."""
+    base = tmp_path / "containers.conf"
+    base.write_text(
+        '[engine]\nruntime="crun"\n[containers]\ndefault_ulimits=["nofile=5:5"]\nlog_size_max=1\n'
+    )
+    (tmp_path / "containers.conf.d").mkdir()
+    (tmp_path / "containers.conf.d/1.conf").write_text('[engine]\nruntime="runc"\n')
+    (tmp_path / "containers.conf.d/2.conf").write_text("broken [")
+    settings = private_settings(read_settings({}, [base, tmp_path / "absent"]), 20, 30)
+    assert settings == {
+        "engine": {"runtime": "runc"},
+        "containers": {"default_ulimits": ["nofile=5:5", "nproc=30:30"], "log_size_max": 1},
+    }
+    assert read_settings({"CONTAINERS_CONF": str(tmp_path / "containers.conf.d/1.conf")}, [base]) == {
+        "engine": {"runtime": "runc"}
+    }
+
+
+@pytest.mark.parametrize(
+    ("base", "over", "merged"),
+    [
+        ({"a": {"x": 1}}, {"a": {"y": 2}}, {"a": {"x": 1, "y": 2}}),
+        ({"a": [1]}, {"a": [2]}, {"a": [2]}),
+        ({"a": ["1"]}, {"a": ["2", {"append": True}]}, {"a": ["1", "2", {"append": True}]}),
+    ],
+)
+def test_merge(base: dict[str, object], over: dict[str, object], merged: dict[str, object]) -> None:
+    """Tables are merged, lists replaced unless they ask to be appended."""
+    assert merge(base, over) == merged
+
+
+def test_toml_is_read_back() -> None:
+    """Settings are written so that they are read back the same."""
+    settings = {
+        "top": 1,
+        "containers": {"a b": 'q"\\\x7fü😀\n', "list": ["x", {"append": True}], "on": False, "half": 0.5},
+        "engine": {"runtimes": {"runc": ["/usr/bin/runc"]}, "empty": {}, "none": []},
+        "machine": {},
+    }
+    assert tomllib.loads(to_toml(settings)) == settings

@@ -1,0 +1,107 @@
+"""What the store's tests share: blobs made from a seed, and the store used from another process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aioruntime
+from aioruntime.oci.digest import ImageDigest
+from aioruntime.oci.documents import Descriptor
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aioruntime.store.store import ImageStore
+
+MIB = 2**20
+ROOT = Path(aioruntime.__file__).parents[1]
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+
+
+def content(size: int, seed: int = 1) -> tuple[bytes, ImageDigest]:
+    data = random.Random(seed).randbytes(size)
+    return data, ImageDigest.of(data)
+
+
+def blob_path(store: ImageStore, digest: ImageDigest) -> Path:
+    return store.path / "blobs" / digest.algorithm / digest.hex
+
+
+def partial_path(store: ImageStore, digest: ImageDigest) -> Path:
+    return store.path / "ingest" / f"{digest.algorithm}-{digest.hex}"
+
+
+def partials(store: ImageStore) -> list[str]:
+    return sorted(os.listdir(store.path / "ingest"))
+
+
+async def save(store: ImageStore, data: bytes, digest: ImageDigest) -> bool:
+    async with store.ingest(digest, len(data)) as ingest:
+        if ingest is None:
+            return False
+        await ingest.write(memoryview(data)[ingest.offset :])
+        await ingest.commit("registry.test")
+    return True
+
+
+async def write(store: ImageStore, digest: ImageDigest, size: int | None, *pieces: bytes) -> None:
+    """Write *pieces* and commit."""
+    async with store.ingest(digest, size) as ingest:
+        assert ingest is not None
+        for piece in pieces:
+            await ingest.write(piece)
+        await ingest.commit("registry.test")
+
+
+async def save_some(store: ImageStore, data: bytes, digest: ImageDigest, length: int) -> None:
+    """Write *length* bytes and leave without commit."""
+    async with store.ingest(digest, len(data)) as ingest:
+        assert ingest is not None
+        await ingest.write(data[ingest.offset : length])
+
+
+async def put_descriptor(store: ImageStore, data: bytes) -> Descriptor:
+    digest = ImageDigest.of(data)
+    await store.put(data, digest)
+    return Descriptor(MANIFEST_TYPE, digest, len(data))
+
+
+class Worker:
+    """`tests.store.worker` at work in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def line(self) -> str:
+        assert self.process.stdout is not None
+        return (await self.process.stdout.readline()).decode().strip()
+
+    async def tell(self, word: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{word}\n".encode())
+        await self.process.stdin.drain()
+
+
+@asynccontextmanager
+async def worker(*arguments: object) -> AsyncIterator[Worker]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.store.worker",
+        *map(str, arguments),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+    )
+    try:
+        yield Worker(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
