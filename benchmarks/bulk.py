@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aioruntime as ar
+from aioruntime.demo.blobs import Compression
 from aioruntime.demo.images import BuiltImage, build_tool_image
 from aioruntime.demo.registry import LocalRegistry
 from aioruntime.tasks import in_thread
@@ -62,20 +63,23 @@ def copy_with_skopeo(reference: str, target: Path) -> float:
     """Copy all blobs to a directory and return the seconds that it took."""
     started = time.perf_counter()
     subprocess.run(
-        ["skopeo", "copy", "--quiet", "--src-tls-verify=false", f"docker://{reference}", f"dir:{target}"], check=True
+        ["skopeo", "copy", "--quiet", "--src-tls-verify=false", f"docker://{reference}", f"dir:{target}"],
+        check=True,
     )
     elapsed = time.perf_counter() - started
     shutil.rmtree(target)
     return elapsed
 
 
-async def run(compression: str, runs: int, cache: Path) -> bool:
+async def run(compression: Compression, runs: int, cache: Path) -> bool:
     """Measure both engines and print the figures; return whether they are within the limits."""
     fine = True
     with tempfile.TemporaryDirectory(prefix="aioruntime-bulk-") as name, ExitStack() as stack:
         work = Path(name)
         async with LocalRegistry() as registry:
-            image = await build_tool_image(PACKAGE, work / "layout", cache, compression=compression, name="bulk")  # type: ignore[arg-type]
+            image = await build_tool_image(
+                PACKAGE, work / "layout", cache, compression=compression, name="bulk"
+            )
             reference = await registry.push(work / "layout", "bulk", "scipy:1")
             describe(image, compression)
             for start in (start_docker, start_podman):

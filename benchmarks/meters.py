@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
 
 _BEAT_SECONDS = 0.001
 _SAMPLE_SECONDS = 0.005

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
+from aioruntime.demo.registry import LocalRegistry
+from aioruntime.runtime.connect import connect
+from aioruntime.store.store import ImageStore
 from tests.support import engines
+from tests.support.tools import publish, remove_images
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+    from aioruntime.runtime.engine_runtime import EngineRuntime
 
 _FOREIGN = (
     "DOCKER_HOST",
@@ -90,3 +97,39 @@ def started(kind: engines.Kind) -> Iterator[engines.Engine]:
         pytest.skip(str(missing))
     with engines.start(kind) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def cache(request: pytest.FixtureRequest) -> Path:
+    """Where downloaded packages and built layers are kept from one session to the next."""
+    assert request.config.cache is not None
+    return request.config.cache.mkdir("images")
+
+
+@pytest.fixture(scope="session")
+def registry_storage(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage of a registry that has the images of `tests.support.tools`, pushed once a session."""
+    storage = tmp_path_factory.mktemp("registry")
+    asyncio.run(publish(tmp_path_factory.mktemp("layout"), cache, storage))
+    return storage
+
+
+@pytest.fixture
+async def registry(registry_storage: Path) -> AsyncIterator[LocalRegistry]:
+    """A real registry on loopback, its access log its own, with the images of `tests.support.tools`."""
+    async with LocalRegistry(registry_storage) as running:
+        yield running
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ImageStore:
+    """An empty store."""
+    return ImageStore(tmp_path / "store")
+
+
+@pytest.fixture
+async def runtime(engine: engines.Engine, store: ImageStore) -> AsyncIterator[EngineRuntime]:
+    """A runtime on each engine in turn, with an empty store; its images are removed afterwards."""
+    async with connect(engine.url, store=store) as connected:
+        yield connected
+        await remove_images(connected)

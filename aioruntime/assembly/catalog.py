@@ -33,7 +33,7 @@ async def keep_image(store: ImageStore, image: ResolvedImage) -> None:
         media_type=image.manifest.media_type or media_types.OCI_MANIFEST,
         digest=image.manifest_digest,
         size=len(image.raw_manifest),
-        annotations={_INDEX: image.digest} if image.digest != image.manifest_digest else None,
+        annotations={_INDEX: str(image.digest)} if image.digest != image.manifest_digest else None,
     )
     await store.set_reference(image.reference.canonical, descriptor)
 

@@ -74,8 +74,9 @@ class EngineCapabilities:
     memory: int = 0
 
     def as_text(self) -> dict[str, str]:
-        """Return every attribute but the kind and version as text, lists joined by commas, for showing."""
+        """Return every attribute but the kind and version as text, lists joined by commas."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values |= {"os": self.platform.os, "architecture": self.platform.architecture}
         return {
             name: ",".join(value) if isinstance(value, tuple) else str(value)
             for name, value in values.items()

@@ -144,7 +144,7 @@ class EngineRuntime:
             kept = await find_image(self.store, reference, platform)
             if kept is not None:
                 return kept
-        return await self._registry.resolve(reference, platform)
+        return await self._registry.resolve(reference, platform, documents=self.store)
 
     async def pull(
         self,
@@ -246,7 +246,7 @@ class EngineRuntime:
         wanted = [layer.digest for layer in layers]
         found = await find_image(self.store, reference, platform)
         if found is None or [layer.digest for layer in found.layers] != wanted:
-            found = await self._registry.resolve(reference, platform)
+            found = await self._registry.resolve(reference, platform, documents=self.store)
             check_layers(found, wanted)
             await keep_image(self.store, found)
         loaded = await self._assemble(found, progress)
