@@ -92,7 +92,8 @@ async def assemble(
 
     Raises:
         LayersMissing: layers are not in the store; nothing was sent.
-        DigestMismatch: a blob in the store is not what its digest names; the load was broken off.
+        DigestMismatch: a blob in the store is not what its digest names; the load was broken off, and the
+            blob is gone, so that the next pull fetches it again.
         ImageLoadFailed: the engine did not take the image.
         EngineError: the engine failed otherwise.
     """
@@ -103,7 +104,13 @@ async def assemble(
             digests=[layer.digest for layer in missing],
         )
     assembly = _Assembly(image, store, client, progress)
-    report = await assembly.already_there() or await assembly.load(await memory.recall(), memory)
+    try:
+        report = await assembly.already_there() or await assembly.load(await memory.recall(), memory)
+    except DigestMismatch:
+        # A blob rotted on disk: without it, the next pull fetches it again.
+        for layer in image.layers:
+            await store.discard_damaged(layer.digest)
+        raise
     await memory.remember(assembly.as_held(report.image_id))
     return report
 

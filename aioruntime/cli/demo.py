@@ -111,7 +111,7 @@ async def _show(
         outcome = await runtime.run(RunSpec(references[tool], command, capture_output=True))
         if outcome.exit_code:
             raise AioRuntimeError(f"{' '.join(command)} ended with {outcome.exit_code}: {outcome.stderr!r}")
-        first_line = outcome.stdout.decode().partition("\n")[0]
+        first_line = outcome.stdout.decode(errors="replace").partition("\n")[0]
         print(f"ran        {' '.join(command)}: {outcome.duration:.2f} s\n{first_line}")
 
 
