@@ -9,10 +9,13 @@ from __future__ import annotations
 __all__ = ("in_thread", "task_group", "to_completion")
 
 import asyncio
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
+import threading
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple
 
 import anyio
+import anyio.to_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -43,11 +46,55 @@ async def to_completion(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
+class _Job(Generic[T]):
+    """One call, made by a worker thread or not at all.
+
+    The thread asks before it begins, the cancelled task before it goes on: whoever comes second knows.
+    """
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._claim = threading.Lock()
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+
+    def __call__(self) -> T:
+        if not self._claim.acquire(blocking=False):
+            raise RuntimeError("the task that asked for this was cancelled")  # nobody is left to see it
+        try:
+            return self._call()
+        finally:
+            with suppress(RuntimeError):  # the loop was closed
+                self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    async def settle(self) -> None:
+        """Return when the call has ended or can't begin any more, however often we are cancelled."""
+        if self._claim.acquire(blocking=False):
+            return
+        with anyio.CancelScope(shield=True):
+            while not self._ended.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([self._ended])
+
+
 async def in_thread(
     function: Callable[[*Ts], T], *args: *Ts, limiter: anyio.CapacityLimiter | None = None
 ) -> T:
-    """Call *function* in a worker thread and return its result; the thread is never left behind."""
-    return await to_completion(anyio.to_thread.run_sync(function, *args, limiter=limiter))
+    """Call *function* in a worker thread and return its result.
+
+    If the caller is cancelled, a call that has begun is waited for, its result lost; one that still waits
+    for a thread is not made.
+    """
+    job = _Job(partial(function, *args))
+    try:
+        return await anyio.to_thread.run_sync(job, limiter=limiter)
+    except asyncio.CancelledError:
+        await job.settle()
+        raise
 
 
 @asynccontextmanager

@@ -103,6 +103,12 @@ async def assemble(
             f"{store.path}, the first is {missing[0].digest}; call ensure_layers first",
             digests=[layer.digest for layer in missing],
         )
+    limit = client.capabilities.max_layers
+    if limit is not None and len(image.layers) > limit:
+        raise ImageLoadFailed(
+            f"{image.reference} has {len(image.layers)} layers, but {client.capabilities.kind} "
+            f"{client.capabilities.version} runs no image of more than {limit}"
+        )
     assembly = _Assembly(image, store, client, progress)
     try:
         report = await assembly.already_there() or await assembly.load(await memory.recall(), memory)

@@ -62,8 +62,8 @@ class Rules:
         """
         try:
             url = URL(f"https://{api_host.lower()}", encoded=True)
-            if not url.port:
-                raise ValueError("port 0")
+            if not url.port or (":" in _host(url) and _address(_host(url)) is None):
+                raise ValueError
         except ValueError:
             raise InvalidReference(f"not a registry's host and port: {one_line(api_host)}") from None
         return url.with_scheme("http") if self.allows_plain(url) else url
@@ -205,7 +205,7 @@ def _is_internal(host: str) -> bool:
     if address is None:
         # A resolver reads "127.1" or "0x7f000001" as an address, whatever a parser says.
         numeric = re.fullmatch(r"[0-9]+|0[xX][0-9a-fA-F]*", host.rpartition(".")[2], re.ASCII) is not None
-        return numeric or host in _INTERNAL_NAMES or host.endswith(".localhost")
+        return numeric or ":" in host or host in _INTERNAL_NAMES or host.endswith(".localhost")
     return not address.is_global or address.is_multicast
 
 
