@@ -114,8 +114,10 @@ def _decode(raw: bytes, kind: type[_T], source: str) -> _T:
 
 
 def _digest_hook(kind: type, value: Any) -> Any:
-    if kind is not ImageDigest or not isinstance(value, str):
+    if kind is not ImageDigest:
         raise NotImplementedError(kind)
+    if not isinstance(value, str):
+        raise ValueError("Expected a digest")
     try:
         return ImageDigest(value)
     except InvalidReference as exc:

@@ -21,10 +21,19 @@ if TYPE_CHECKING:
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.ASCII | re.IGNORECASE)
 
 
-def range_fits(content_range: str, offset: int, size: int) -> bool:
-    """Tell whether a ``Content-Range`` is exactly the rest of a blob of *size* bytes from *offset* on."""
+def range_fits(content_range: str, offset: int, size: int, length: int | None = None) -> bool:
+    """Tell whether an answer is exactly the rest of a blob of *size* bytes from *offset* on.
+
+    Args:
+        content_range: value of ``Content-Range``.
+        offset: where the rest was asked to start.
+        size: bytes of the whole blob.
+        length: value of ``Content-Length``; None if there is none.
+    """
     match = _CONTENT_RANGE.fullmatch(content_range.strip())
-    return match is not None and tuple(map(int, match.groups())) == (offset, size - 1, size)
+    if match is None or length not in (None, size - offset):
+        return False
+    return tuple(map(int, match.groups())) == (offset, size - 1, size)
 
 
 class BlobStream:
@@ -52,7 +61,7 @@ class BlobStream:
         return self
 
     async def __anext__(self) -> bytes:
-        """Wait for the next bytes; pieces are as large as they come, up to some MiB.
+        """Wait for the next bytes; pieces are as large as they come, under 1 MiB.
 
         Raises:
             SizeMismatch: there are more than the declared size; no byte beyond it was given.

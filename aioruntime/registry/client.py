@@ -204,7 +204,9 @@ class RegistryClient:
                 if answer.status == 200:
                     yield BlobStream(answer, layer, what, 0)
                     return
-                if answer.status == 206 and range_fits(_content_range(answer), offset, layer.size):
+                if answer.status == 206 and range_fits(
+                    answer.content_range, offset, layer.size, answer.length
+                ):
                     yield BlobStream(answer, layer, what, offset)
                     return
                 if answer.status not in (206, 416):
@@ -267,7 +269,3 @@ class RegistryClient:
         if image is None:
             raise InvalidSpec(f"layer {layer.digest}: has no blob_url, and no image tells where it is")
         return self._url(image, f"blobs/{layer.digest}")
-
-
-def _content_range(answer: Answer) -> str:
-    return answer.headers.get("Content-Range", "")

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HOPS = 10
-_READ_BUFFER = 1 << 20
+# Of 64 KiB, 256 KiB and 1 MiB, this was the fastest with a reader that hashes and writes in threads; pieces
+# then have up to three times as much.
+_READ_BUFFER = 256 * 1024
 # A document that drips may take so many stall times in all; blobs are bounded by their caller.
 _DOCUMENT_STALLS = 5
 _FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
@@ -64,6 +66,11 @@ class Answer:
     def challenges(self) -> str:
         """All ``WWW-Authenticate`` fields as one value."""
         return ", ".join(self.headers.getall("WWW-Authenticate", ()))
+
+    @property
+    def content_range(self) -> str:
+        """All ``Content-Range`` fields as one value; two of them fit nothing."""
+        return ", ".join(self.headers.getall("Content-Range", ()))
 
     def check_encoding(self) -> None:
         """Refuse a body that was encoded on the way: its bytes are not those that a digest names.

@@ -30,6 +30,7 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # RFC 3986 has no other characters; what a parser makes of others differs from one to the next.
 _URL_TEXT = re.compile(r"[\x21-\x5b\x5d-\x7e]+", re.ASCII)
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:", re.ASCII)
 _URL_LIMIT = 16 * 1024
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _INTERNAL_NAMES = ("localhost", "metadata.google.internal", "metadata")
@@ -136,15 +137,16 @@ def follow(previous: URL, location: str) -> URL:
     Raises:
         RequestRefused: it is no URL that may be followed.
     """
+    what = f"{host_of(previous)}: redirect"
     if len(location) > _URL_LIMIT or _URL_TEXT.fullmatch(location) is None:
-        raise RequestRefused(f"{host_of(previous)}: redirect refused: not a URL: {_shown(location)}")
+        raise RequestRefused(f"{what} refused: not a URL: {_shown(location)}")
+    if _ABSOLUTE.match(location):
+        return parse_url(location, what)
     try:
         joined = previous.join(URL(location, encoded=True))
     except ValueError:
-        raise RequestRefused(
-            f"{host_of(previous)}: redirect refused: not a URL: {_shown(location)}"
-        ) from None
-    return parse_url(str(joined), f"{host_of(previous)}: redirect")
+        raise RequestRefused(f"{what} refused: not a URL: {_shown(location)}") from None
+    return parse_url(str(joined), what)
 
 
 def same_origin(one: URL, other: URL) -> bool:

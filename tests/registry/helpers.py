@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from aioruntime.oci import media_types
+from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.image import LayerSpec
 from aioruntime.oci.reference import OciRef
 from aioruntime.registry.client import RegistryClient
@@ -23,8 +24,6 @@ def image_at(server: ScriptedServer, name: str = "org/tool:1") -> OciRef:
 
 
 def layer_of(data: bytes = DATA, *, size: int | None = None, url: str | None = None) -> LayerSpec:
-    from aioruntime.oci.digest import ImageDigest
-
     return LayerSpec(ImageDigest(digest_of(data)), len(data) if size is None else size, LAYER, url)
 
 

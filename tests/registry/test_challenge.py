@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
@@ -124,8 +125,6 @@ def test_linear_time(piece: str) -> None:
     """A value made to keep the parser busy is dealt with at once."""
     began = time.perf_counter()
     for value in (f'Bearer x="{piece * 8000}', f"Bearer {piece * 8000}"):
-        try:
+        with contextlib.suppress(Unauthorized):
             parse_challenges(value)
-        except Unauthorized:
-            pass
     assert time.perf_counter() - began < 1.0

@@ -68,7 +68,9 @@ def test_foreign_text_is_tamed(message: str) -> None:
     assert len(str(error)) < 500
 
 
-@pytest.mark.parametrize("body", [b"<html>\x1b[31mBad gateway</html>", b"", b"[]", b'{"errors": [3]}', b"\xff"])
+@pytest.mark.parametrize(
+    "body", [b"<html>\x1b[31mBad gateway</html>", b"", b"[]", b'{"errors": [3]}', b"\xff"]
+)
 def test_other_bodies(body: bytes) -> None:
     """A body that is not the specification's is left out."""
     assert str(told(502, body)) == "h/x:1: h answered 502 Bad Gateway"

@@ -99,6 +99,7 @@ REFUSED = [
     (PUBLIC, "https://224.0.0.1/x", "private network"),
     (PUBLIC, "https://metadata.google.internal/x", "private network"),
     (PUBLIC, "https://[::1]/x", "private network"),
+    (PUBLIC, "https://[1:2]/x", "private network"),
     (PUBLIC, "https://[::]/x", "private network"),
     (PUBLIC, "https://[fe80::1]/x", "private network"),
     (PUBLIC, "https://[fe80::1%25eth0]/x", "private network"),
