@@ -16,14 +16,17 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aioruntime as ar
-from aioruntime.demo.blobs import Compression
 from aioruntime.demo.images import BuiltImage, build_tool_image
 from aioruntime.demo.registry import LocalRegistry
 from aioruntime.tasks import in_thread
 from benchmarks.meters import loop_stall, resident_memory
 from tests.support.engines import Engine, start_docker, start_podman
+
+if TYPE_CHECKING:
+    from aioruntime.demo.blobs import Compression
 
 STALL_LIMIT = 0.050
 GROWTH_LIMIT = 100 * 2**20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import ssl
 import subprocess
 from typing import TYPE_CHECKING
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 PATH = "/v2/org/tool/manifests/1"
 
 
-@pytest.mark.usefixtures("example_names")
-async def test_unknown_certificate(tmp_path: Path) -> None:
-    """A certificate that nobody vouches for ends it, and no way around TLS is suggested."""
+@pytest.fixture
+def unknown_tls(tmp_path: Path) -> ssl.SSLContext:
+    """What a server needs for TLS with a certificate that nobody vouches for."""
     if shutil.which("openssl") is None:
         pytest.skip("needs openssl")
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
@@ -31,7 +32,13 @@ async def test_unknown_certificate(tmp_path: Path) -> None:
     subprocess.run([*command, "-keyout", key, "-out", cert], check=True, capture_output=True)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(cert, key)
-    async with ScriptedServer(tls=context) as server, RegistryClient() as client:
+    return context
+
+
+@pytest.mark.usefixtures("example_names")
+async def test_unknown_certificate(unknown_tls: ssl.SSLContext) -> None:
+    """A certificate that nobody vouches for ends it, and no way around TLS is suggested."""
+    async with ScriptedServer(tls=unknown_tls) as server, RegistryClient() as client:
         with pytest.raises(RegistryError, match="certificate is not valid") as caught:
             await client.resolve(OciRef.parse(f"registry.example:{server.port}/org/tool:1"))
 
@@ -41,7 +48,6 @@ async def test_unknown_certificate(tmp_path: Path) -> None:
 
 async def test_unknown_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that nobody knows is told as such."""
-    import socket
 
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 
 from aioruntime.errors import NotFound, RegistryError, RequestRefused, Unauthorized
@@ -131,8 +133,6 @@ async def test_without_location(server: ScriptedServer) -> None:
 
 async def test_signature_is_not_shown(server: ScriptedServer, other: ScriptedServer) -> None:
     """What fails behind a signed URL is told without its query, in the whole chain of errors."""
-    import traceback
-
     server.on("GET", blob_path(), Reply(307, {"Location": f"{other.url}/a?X-Sig=canary"}))
     other.on("GET", "/a", Reply(404), Reply(raw=b"HTTP/1.1 200 OK\r\nX\r\n\r\n"), Reply(500))
     for kind in (NotFound, RegistryError, RegistryError):

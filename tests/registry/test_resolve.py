@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING
 
@@ -88,8 +89,6 @@ async def test_by_digest(server: ScriptedServer, tag: str) -> None:
 
 async def test_by_sha512(server: ScriptedServer) -> None:
     """A sha512 digest is checked as one."""
-    import hashlib
-
     pin = "sha512:" + hashlib.sha512(MANIFEST).hexdigest()
     serve_manifest(server, pin, MANIFEST, OCI)
     serve_config(server)

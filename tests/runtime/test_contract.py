@@ -74,7 +74,7 @@ async def test_resolve_names_the_layers(runtime: EngineRuntime, registry: LocalR
     image = await runtime.resolve(f"{registry.host}/samtools:zstd")
 
     assert len(image.layers) == 56
-    assert all(isinstance(layer, ar.LayerSpec) and layer.size > 0 for layer in image.layers)
+    assert all(layer.size > 0 for layer in image.layers)
     assert image.digest == ar.ImageDigest.of(image.raw_manifest)
     fetched = [r.path for r in await registry.settle() if "/blobs/" in r.path]
     assert fetched == [f"/v2/samtools/blobs/{image.manifest.config.digest}"]
@@ -156,11 +156,12 @@ async def test_expected_layers_are_held(runtime: EngineRuntime, registry: LocalR
     image = f"{registry.host}/tiny:1"
     layers = list((await runtime.resolve(image)).layers)
 
-    for expected, position in (
+    cases: list[tuple[list[ar.LayerSpec | str], int]] = [
         ([layers[0], layers[2], layers[1]], 1),
-        (layers[:2], 2),
+        ([*layers[:2]], 2),
         ([*layers, NOWHERE], 3),
-    ):
+    ]
+    for expected, position in cases:
         with pytest.raises(ar.DigestMismatch) as caught:
             await runtime.pull(image, expected_layers=expected)
         assert caught.value.position == position

@@ -26,10 +26,15 @@ class Snapshot:
 
     def new_since(self, before: Snapshot) -> list[str]:
         """Describe what is here and was not before."""
+        # Engines have children of their own: whatever descends from what was there before is not ours.
+        known = [pid for pid, _ in before.children]
+        foreign = {
+            child for child in self.children if any(child[0] in host.descendants(pid) for pid in known)
+        }
         tasks = (repr(task) for task in self.tasks - before.tasks if not task.done())
         return [
             *(f"file {fd} -> {target}" for fd, target in sorted(self.files - before.files)),
-            *(f"process {pid} {name}" for pid, name in sorted(self.children - before.children)),
+            *(f"process {pid} {name}" for pid, name in sorted(self.children - before.children - foreign)),
             *sorted(tasks),
         ]
 

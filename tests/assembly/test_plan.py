@@ -1,0 +1,106 @@
+"""What is left out of a load: pure rules over what is wanted and what an engine holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aioruntime.assembly.plan import HeldImage, choose_donors, layers_to_omit
+from aioruntime.oci.digest import ImageDigest
+
+if TYPE_CHECKING:
+    from aioruntime.engine.capabilities import ImageStoreKind
+
+ANY_LAYER: tuple[ImageStoreKind, ...] = ("containerd", "containers-storage")
+
+
+def digest(name: str) -> ImageDigest:
+    return ImageDigest.of(name.encode())
+
+
+def held(layers: str, diffs: str | None = None) -> HeldImage:
+    """An image with a layer for each letter; *diffs* are the letters whose diff IDs its config claims."""
+    blobs = tuple(digest(f"blob {letter}") for letter in layers)
+    diff_ids = tuple(digest(f"diff {letter}") for letter in diffs or layers)
+    return HeldImage(digest(f"id {layers} {diffs}"), (digest(f"manifest {layers}"),), blobs, diff_ids)
+
+
+def omitted(image: HeldImage, donors: list[HeldImage], store: ImageStoreKind) -> str:
+    found = layers_to_omit(image, donors, store)
+    return "".join(letter for letter in "abcdefgh" if digest(f"blob {letter}") in found)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "donors", "expected"),
+    [
+        ("abc", [], ""),
+        ("abc", ["abc"], "abc"),
+        ("abcd", ["abx"], "ab"),
+        ("abcd", ["abx", "abcx", "axx"], "abc"),
+        ("ab", ["abcd"], "ab"),
+        ("abc", ["xbc"], ""),
+        ("abc", ["bc"], ""),
+        ("aab", ["aax"], "a"),
+        ("aba", ["abx"], "b"),
+        ("aba", ["aba"], "ab"),
+    ],
+)
+def test_a_graph_driver_is_spared_a_prefix(wanted: str, donors: list[str], expected: str) -> None:
+    """With graph drivers only the longest common beginning is left out, and nothing needed again above it."""
+    assert omitted(held(wanted), [held(name) for name in donors], "graph") == expected
+
+
+def test_a_claimed_diff_id_is_not_believed() -> None:
+    """A config that names the diff ID of a layer the engine holds, with another blob, is sent in full."""
+    secret = held("abc")
+    thief = held("xyz", diffs="abc")
+
+    assert choose_donors(thief, [secret], "graph") == []
+    assert omitted(thief, [secret], "graph") == ""
+    assert layers_to_omit(thief, [secret], "graph") == frozenset()
+
+
+def test_a_blob_with_another_diff_id_is_sent() -> None:
+    """The same blobs under other diff IDs are sent, so that the engine finds the contradiction itself."""
+    assert omitted(held("abc", diffs="axc"), [held("abc")], "graph") == "a"
+
+
+@pytest.mark.parametrize("store", ANY_LAYER)
+@pytest.mark.parametrize(
+    ("wanted", "donors", "expected"),
+    [
+        ("abc", [], ""),
+        ("abc", ["xcx"], "c"),
+        ("abcd", ["da", "xb"], "abd"),
+        ("abc", ["xyz"], ""),
+        ("aa", ["a"], "a"),
+    ],
+)
+def test_other_stores_are_spared_any_layer(
+    wanted: str, donors: list[str], expected: str, store: ImageStoreKind
+) -> None:
+    """Podman and containerd are spared every layer they hold, wherever it lies."""
+    assert omitted(held(wanted), [held(name) for name in donors], store) == expected
+
+
+@pytest.mark.parametrize("store", ANY_LAYER)
+def test_a_claim_alone_is_not_a_layer(store: ImageStoreKind) -> None:
+    """A layer counts as held by its blob's digest, never by the diff ID that a config claims for it."""
+    assert choose_donors(held("xyz", diffs="abc"), [held("abc")], store) == []
+
+
+def test_graph_donors_come_longest_first() -> None:
+    """Of the images that share a beginning, the one with the longest is asked for first; others not at all."""
+    one, two, three, none = held("axx"), held("abx"), held("abcx"), held("xbc")
+
+    assert choose_donors(held("abcd"), [one, none, three, two], "graph") == [three, two, one]
+
+
+@pytest.mark.parametrize("store", ANY_LAYER)
+def test_donors_are_few(store: ImageStoreKind) -> None:
+    """The engine is asked only for images that add a layer, the most useful first."""
+    big, small, same, foreign = held("abc"), held("cd"), held("ab"), held("xyz")
+
+    assert choose_donors(held("abcd"), [same, foreign, small, big], store) == [big, small]
+    assert choose_donors(held("abcd"), [], store) == []

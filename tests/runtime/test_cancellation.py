@@ -1,0 +1,114 @@
+"""Cancelling at each await, driven step by step: nothing is left on the engine, in the store or here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+import aioruntime as ar
+from tests.support.leaks import assert_settles, snapshot
+from tests.support.stepper import each_step, run_cancelled_at
+from tests.support.tools import remove_images
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aioruntime.demo.registry import LocalRegistry
+    from aioruntime.runtime.engine_runtime import EngineRuntime
+    from tests.support.engines import Engine
+    from tests.support.stepper import How
+
+SEED = 3
+HOWS: list[How] = ["task", "scope"]
+
+
+def assert_only_partials(store: ar.ImageStore) -> None:
+    """What a cancelled download leaves is resumable: a partial with bytes in it, and nothing beside."""
+    ingest = store.path / "ingest"
+    left = list(ingest.iterdir()) if ingest.exists() else []
+    assert all(path.stat().st_size > 0 for path in left)
+
+
+async def containers(runtime: EngineRuntime) -> list[str]:
+    return [item["Id"] for item in await runtime._client.json("GET", "/containers/json", params={"all": "1"})]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", HOWS)
+async def test_ensure_layers(
+    docker_engine: Engine, registry: LocalRegistry, tmp_path: Path, how: How
+) -> None:
+    """Cancelled at any await, `ensure_layers` leaves no task, file, lock or connection."""
+    rounds = iter(range(10_000))
+
+    async def fetch(store: ar.ImageStore) -> None:
+        async with ar.RegistryClient() as client:
+            image = await client.resolve(ar.OciRef.parse(f"{registry.host}/tiny:1"))
+            async with ar.DockerRuntime(docker_engine.url, store=store, registry=client) as runtime:
+                await runtime.ensure_layers(image.layers, image=image.reference)
+
+    def fresh() -> ar.ImageStore:
+        return ar.ImageStore(tmp_path / f"store-{next(rounds)}")
+
+    tried = 0
+    before = snapshot()
+    async for step in each_step(lambda: fetch(fresh()), sample=120, seed=SEED):
+        store = fresh()
+        await run_cancelled_at(lambda store=store: fetch(store), step, how=how, may_finish=True)  # type: ignore[misc]
+        await assert_settles(before)
+        assert_only_partials(store)
+        await fetch(store)
+        assert await store.verify() == []
+        assert list((store.path / "ingest").iterdir()) == []
+        tried += 1
+    assert tried > 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", HOWS)
+async def test_pull(
+    runtime: EngineRuntime, engine: Engine, registry: LocalRegistry, tmp_path: Path, how: How
+) -> None:
+    """Cancelled at any await, `pull` leaves no task, file, lock or connection, and the next one works."""
+    image = ar.OciRef.parse(f"{registry.host}/tiny:1")
+    rounds = iter(range(10_000))
+
+    async def pull(store: ar.ImageStore) -> None:
+        async with ar.connect(engine.url, store=store) as other:
+            await other.pull(image)
+
+    def fresh() -> ar.ImageStore:
+        return ar.ImageStore(tmp_path / f"store-{next(rounds)}")
+
+    before = snapshot()
+    store = fresh()
+    async for step in each_step(lambda: pull(fresh()), sample=25, seed=SEED):
+        await remove_images(runtime)
+        store = fresh()
+        await run_cancelled_at(lambda store=store: pull(store), step, how=how, may_finish=True)  # type: ignore[misc]
+        await assert_settles(before)
+        assert_only_partials(store)
+        assert await store.verify() == []
+    await pull(store)
+    assert list((store.path / "ingest").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "again_after"), [("task", None), ("task", 3), ("scope", None)])
+async def test_run(
+    runtime: EngineRuntime, registry: LocalRegistry, how: How, again_after: int | None
+) -> None:
+    """Cancelled at any await, even twice, `run` leaves no container, task, file or connection."""
+    image = ar.OciRef.parse(f"{registry.host}/tiny:1")
+    await runtime.pull(image)
+    spec = ar.RunSpec(image, ["sh", "-c", "echo out; echo err >&2"], capture_output=True)
+
+    before = snapshot()
+    async for step in each_step(lambda: runtime.run(spec), sample=25, seed=SEED):
+        await run_cancelled_at(
+            lambda: runtime.run(spec), step, how=how, again_after=again_after, may_finish=True
+        )
+        await assert_settles(before)
+        assert await containers(runtime) == [], f"step {step}"
+    assert (await runtime.run(spec)).stdout == b"out\n"
