@@ -53,7 +53,10 @@ def run(
     gpu: Annotated[bool, typer.Option("--gpu", help="Give it the GPU.")] = False,
 ) -> NoReturn:
     """Run a command in an image, pulled first if the engine lacks it; exits with the container's status."""
-    spec = commands.RunOptions(image, command or [], env or [], mount or [], workdir, user, gpu)
+    words = command or []
+    if words[:1] == ["--"]:  # options end at the image already; the dashes only show it
+        words = words[1:]
+    spec = commands.RunOptions(image, words, env or [], mount or [], workdir, user, gpu)
     sys.exit(run_command(commands.run(spec, url=url, store=store), failure=_RUN_FAILED))
 
 

@@ -91,7 +91,7 @@ def test_a_claim_alone_is_not_a_layer(store: ImageStoreKind) -> None:
 
 
 def test_graph_donors_come_longest_first() -> None:
-    """Of the images that share a beginning, the one with the longest is asked for first; others not at all."""
+    """Of the images that share a beginning, the one with the longest comes first; others not at all."""
     one, two, three, none = held("axx"), held("abx"), held("abcx"), held("xbc")
 
     assert choose_donors(held("abcd"), [one, none, three, two], "graph") == [three, two, one]
