@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, BinaryIO
 import anyio
 
 from aioruntime.assembly.archive import Blob, archive_entries, archive_size, stream_archive
-from aioruntime.assembly.inflate import CHUNK, Inflated, compression_of, measure, open_inflated
+from aioruntime.assembly.inflate import (
+    CHUNK,
+    Inflated,
+    compression_of,
+    measure,
+    open_inflated,
+    telling_damage,
+)
 from aioruntime.assembly.plan import HeldImage, choose_donors, layers_to_omit
 from aioruntime.engine.images import EngineImage, inspect_image, load_image, tag_image
 from aioruntime.errors import DigestMismatch, ImageLoadFailed, ImageNotFound, LayersMissing
@@ -94,6 +101,7 @@ async def assemble(
         LayersMissing: layers are not in the store; nothing was sent.
         DigestMismatch: a blob in the store is not what its digest names; the load was broken off, and the
             blob is gone, so that the next pull fetches it again.
+        InvalidManifest: a layer that the engine can't read compressed can't be inflated either.
         ImageLoadFailed: the engine did not take the image.
         EngineError: the engine failed otherwise.
     """
@@ -260,7 +268,7 @@ def _measure_zstd(store: ImageStore, layer: LayerSpec) -> Inflated | None:
     with store.open_blob(layer.digest) as blob:
         head = blob.read(4)
         blob.seek(0)
-        return measure(blob) if compression_of(head) == "zstd" else None
+        return measure(blob, layer.digest) if compression_of(head) == "zstd" else None
 
 
 async def _stream_inflated(store: ImageStore, layer: LayerSpec, inflated: Inflated) -> AsyncGenerator[bytes]:
@@ -286,12 +294,14 @@ class _InflatedReader:
 
     def next(self) -> bytes:
         """Return the next piece, empty at the end; the last one only if the whole has the right hash."""
-        if self._content is None:
+        if self._blob is None:
             self._blob = self._store.open_blob(self._layer.digest)
-            self._content = open_inflated(self._blob)
         if not self._left:
             return b""
-        piece = self._content.read(min(CHUNK, self._left))
+        with telling_damage(self._blob, self._layer.digest):
+            if self._content is None:
+                self._content = open_inflated(self._blob)
+            piece = self._content.read(min(CHUNK, self._left))
         self._hasher.update(piece)
         self._left -= len(piece)
         if not piece or (not self._left and self._hasher.hexdigest() != self._inflated.diff_id.hex):

@@ -115,10 +115,12 @@ class RunSpec:
         faults = [*_command_faults(self.command), *_env_faults(self.env)]
         if self.working_dir is not None:
             object.__setattr__(self, "working_dir", PurePosixPath(self.working_dir))
-            if not PurePosixPath(self.working_dir).is_absolute():
+            if not PurePosixPath(self.working_dir).is_absolute() or not _text(str(self.working_dir)):
                 faults.append(f"working_dir {one_line(repr(str(self.working_dir)))} is not an absolute path")
         if self.user is not None and not self.user:
             faults.append("user is empty; leave it None for the image's own")
+        elif self.user is not None and not _text(self.user):
+            faults.append(f"user {one_line(repr(self.user))} is not a string without NUL")
         targets = [mount.container_path for mount in self.mounts]
         doubled = sorted({str(path) for path in targets if targets.count(path) > 1})
         faults += [f"two mounts at {path}" for path in doubled]
@@ -140,7 +142,7 @@ def _command_faults(command: Sequence[str]) -> list[str]:
 def _env_faults(env: Mapping[str, str]) -> list[str]:
     faults = [f"env name {one_line(repr(name))} is not valid" for name in env if not _name(name)]
     return faults + [
-        f"env value of {one_line(name)} is not a string without NUL"
+        f"env value of {one_line(str(name))} is not a string without NUL"
         for name, value in env.items()
         if not _text(value)
     ]

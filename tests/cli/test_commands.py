@@ -39,7 +39,7 @@ async def test_pull_prints_the_digest(where: tuple[str, ...], registry: LocalReg
 
 
 async def test_run_is_the_program(where: tuple[str, ...], registry: LocalRegistry, tmp_path: Path) -> None:
-    """`run` pulls what is missing, passes options and both streams on, and exits with the program's status."""
+    """`run` pulls what is missing, passes options and streams on, and exits with the program's status."""
     (tmp_path / "in").write_text("mounted\n")
     script = "cat /in; pwd; id -u; echo $A-$FROM_IMAGE; echo wrong >&2; exit 7"
     options = ("-e", "A=b=c", "-v", f"{tmp_path}/in:/in:ro", "-w", "/data", "-u", "1000:1000")
@@ -75,7 +75,7 @@ async def test_doctor_describes_the_engine(where: tuple[str, ...], engine: Engin
 async def test_errors_are_one_line(
     docker_engine: Engine, registry: LocalRegistry, tmp_path: Path, name: str, status: int
 ) -> None:
-    """A bad reference, an absent engine or image: one line that names it, no traceback, a status of its own."""
+    """A bad reference, an absent engine or image: one line that names it, no traceback, its own status."""
     store = ("--store", tmp_path / "store")
     there, nowhere = ("--url", docker_engine.url), ("--url", f"unix://{tmp_path}/none.sock")
     absent, bad = f"{registry.host}/none:1", "Not/A:Reference:"
