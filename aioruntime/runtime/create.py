@@ -72,6 +72,8 @@ def podman_body(
         "mounts": [_podman_mount(mount) for mount in spec.mounts],
         "terminal": False,
         "stdin": False,
+        # A forced removal sends SIGTERM and waits this long; Docker's kills at once.
+        "stop_timeout": 0,
     }
     if gpu is not None:
         body["devices"] = [{"path": name} for name in gpu.cdi]

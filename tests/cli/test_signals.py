@@ -23,9 +23,7 @@ def containers(engine: Engine) -> bytes:
     return ask(engine.socket, "GET", "/containers/json?all=1")[1].strip()
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 async def test_a_signal_removes_the_container(
     where: tuple[str, ...], engine: Engine, registry: LocalRegistry, number: int, status: int
 ) -> None:

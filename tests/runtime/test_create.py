@@ -32,6 +32,7 @@ PODMAN: dict[str, Any] = {
     "mounts": [],
     "terminal": False,
     "stdin": False,
+    "stop_timeout": 0,
 }
 MOUNTS = [
     ar.Mount(Path("/host/a:b,c"), PurePosixPath("/rw")),

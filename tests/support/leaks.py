@@ -27,14 +27,12 @@ class Snapshot:
     def new_since(self, before: Snapshot) -> list[str]:
         """Describe what is here and was not before."""
         # Engines have children of their own: whatever descends from what was there before is not ours.
-        known = [pid for pid, _ in before.children]
-        foreign = {
-            child for child in self.children if any(child[0] in host.descendants(pid) for pid in known)
-        }
+        parents, known = host.parents(), {pid for pid, _ in before.children}
+        new = {child for child in self.children - before.children if _is_ours(child[0], parents, known)}
         tasks = (repr(task) for task in self.tasks - before.tasks if not task.done())
         return [
             *(f"file {fd} -> {target}" for fd, target in sorted(self.files - before.files)),
-            *(f"process {pid} {name}" for pid, name in sorted(self.children - before.children - foreign)),
+            *(f"process {pid} {name}" for pid, name in sorted(new)),
             *sorted(tasks),
         ]
 
@@ -64,6 +62,15 @@ async def assert_settles(before: Snapshot, seconds: float = 2.0) -> None:
     while snapshot().new_since(before) and loop.time() < end:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     assert_nothing_new(before)
+
+
+def _is_ours(pid: int, parents: dict[int, int], known: set[int]) -> bool:
+    """Tell whether a process still lives and descends from this one by nothing that was there before."""
+    while pid in parents and pid not in known:
+        pid = parents[pid]
+        if pid == os.getpid():
+            return True
+    return False
 
 
 def _open_files() -> frozenset[tuple[int, str]]:
