@@ -78,6 +78,8 @@ class ContainerRuntime(Protocol):
         Raises:
             DigestMismatch: an expectation does not hold, and nothing was fetched; or bytes arrived that
                 a digest does not name, and they were thrown away.
+            InvalidReference: a string that is not a reference, or a digest that can't be fetched.
+            InvalidManifest: what the registry served, or a layer of it, can't be run.
             RegistryError: the registry failed; what had arrived is kept and the next pull goes on there.
             StoreError: the local store failed.
             ImageLoadFailed: the engine did not take the image.
@@ -172,6 +174,9 @@ class ContainerRuntime(Protocol):
 
         Raises:
             LayersMissing: blobs are not in the store; nothing was sent.
-            DigestMismatch: *image* has other layers than *layers*.
+            DigestMismatch: *image* has other layers than *layers*, or a blob in the store was altered; it
+                is gone then, and `ensure_layers` fetches it again.
+            InvalidManifest: the image, or a layer of it, can't be run.
+            RegistryError: the image's documents are not in the store, and the registry failed.
             ImageLoadFailed: the engine did not take it.
         """

@@ -61,6 +61,15 @@ async def test_service_lives_with_its_context(storage: tuple[Path, Path]) -> Non
 
 
 @needs_podman
+async def test_service_leaves_no_mount(storage: tuple[Path, Path]) -> None:
+    """What Podman mounts for itself at its first start on a machine goes with the service."""
+    root, runroot = storage
+    async with private_podman(root=root, runroot=runroot) as endpoint, EngineClient.open(endpoint):
+        assert host.mounts_below(root) == [str(root / "overlay")]
+    assert host.mounts_below(root) == []
+
+
+@needs_podman
 async def test_service_ends_when_we_are_killed(storage: tuple[Path, Path]) -> None:
     """A SIGKILL of our process ends the service and removes its directory as well."""
     program = killing.Program(code=_CHILD, arguments=tuple(map(str, storage)))
