@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ("LayerProgress", "NoopProgress", "ProgressReporter")
+__all__ = ("LayerProgress", "NoopProgress", "ProgressReporter", "finishing")
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol, runtime_checkable
+import asyncio
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class ProgressReporter(Protocol):
@@ -15,7 +19,7 @@ class ProgressReporter(Protocol):
         """Tell that *current* of *total* bytes of the step called *message* are done (None: not known)."""
 
     def finish(self, message: str) -> None:
-        """Tell that the operation is over, in one sentence."""
+        """Tell that the operation is over, in one sentence; also if it failed or was cancelled."""
 
     def pause(self) -> AbstractContextManager[None]:
         """Return a context in which nothing is drawn, so that others can write to the terminal."""
@@ -41,3 +45,13 @@ class NoopProgress:
     def pause(self) -> AbstractContextManager[None]:
         """Return a context that does nothing."""
         return nullcontext()
+
+
+@contextmanager
+def finishing(progress: ProgressReporter, what: str) -> Iterator[None]:
+    """Tell *progress* that the operation on *what* is over if it ends by an exception."""
+    try:
+        yield
+    except BaseException as exc:
+        progress.finish(f"{what}: {'cancelled' if isinstance(exc, asyncio.CancelledError) else 'failed'}")
+        raise

@@ -40,6 +40,7 @@ class RichProgress:
         self._whole: TaskID | None = None
         self._message = ""
         self._layers: dict[str, TaskID] = {}
+        self._paused = False
 
     def __enter__(self) -> Self:
         return self
@@ -80,14 +81,15 @@ class RichProgress:
     @contextmanager
     def pause(self) -> Iterator[None]:
         """Draw nothing within the context."""
-        bars = self._bars
-        if bars is not None:
-            bars.stop()
+        self._paused = True
+        if self._bars is not None:
+            self._bars.stop()
         try:
             yield
         finally:
-            if bars is not None and bars is self._bars:
-                bars.start()
+            self._paused = False
+            if self._bars is not None:
+                self._bars.start()
 
     def _drawn(self) -> Progress:
         if self._bars is None:
@@ -100,9 +102,16 @@ class RichProgress:
                 TransferSpeedColumn(),
             )
             self._bars = Progress(
-                *columns, console=self._console, transient=True, disable=not self._console.is_terminal
+                *columns,
+                console=self._console,
+                transient=True,
+                disable=not self._console.is_terminal,
+                # What the program around us prints goes where it always goes.
+                redirect_stdout=False,
+                redirect_stderr=False,
             )
-            self._bars.start()
+            if not self._paused:
+                self._bars.start()
         return self._bars
 
     def _clear(self) -> None:

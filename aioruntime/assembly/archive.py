@@ -120,7 +120,7 @@ def _save_manifest(image: ResolvedImage, name: str, layers: Sequence[str]) -> by
 
 def archive_size(entries: Sequence[Entry]) -> int:
     """Tell how many bytes `stream_archive` gives for *entries*."""
-    return sum(_BLOCK + _padded(entry.size) for entry in entries) + 2 * _BLOCK
+    return sum(len(_header(entry)) + _padded(entry.size) for entry in entries) + 2 * _BLOCK
 
 
 def _padded(size: int) -> int:

@@ -47,7 +47,7 @@ async def find_image(store: ImageStore, reference: OciRef, platform: Platform) -
         digests = _registry_digests(descriptor)
         pinned = reference.pinned
         if pinned in digests if pinned else name == reference.canonical:
-            image = await _read(store, reference, descriptor, digests[-1])
+            image = await _read(store, reference, descriptor, pinned or digests[-1])
             if image is not None and with_default_variant(image.platform) in matching_platforms(platform):
                 return image
     return None

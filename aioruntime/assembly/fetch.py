@@ -61,11 +61,6 @@ class FetchReport:
     downloaded_bytes: int
 
 
-def distinct(layers: Sequence[LayerSpec]) -> list[LayerSpec]:
-    """Drop repeated digests, keeping the order."""
-    return list({layer.digest: layer for layer in layers}.values())
-
-
 def download_order(layers: Sequence[LayerSpec]) -> list[LayerSpec]:
     """Put the largest first, so that none of them is left running alone at the end."""
     return sorted(layers, key=lambda layer: layer.size, reverse=True)
@@ -96,19 +91,20 @@ async def fetch_layers(
     Raises:
         RegistryError: a layer could not be downloaded; what had arrived is kept for the next attempt.
         DigestMismatch: the bytes are not those of the digest; they were thrown away.
+        SizeMismatch: there are more or fewer than declared.
+        StoreError: the store can't be read or written.
         StoreFull: there is not enough room for what is missing; nothing was requested.
     """
-    wanted = distinct(layers)
-    missing = download_order(await store.missing(wanted))
+    missing = download_order(await store.missing(layers))
     fetch = _Fetch(image, source, store, progress, connections, sum(layer.size for layer in missing))
     if missing:
-        await fetch.check_room()
+        await fetch.check_room(missing)
         pending = anyio.Semaphore(_PENDING_LIMIT)
         async with task_group() as group:
             for layer in missing:
                 await pending.acquire()
                 group.start_soon(fetch.run, layer, pending)
-    return FetchReport(len(wanted), tuple(fetch.fetched), fetch.downloaded)
+    return FetchReport(len({layer.digest for layer in layers}), tuple(fetch.fetched), fetch.downloaded)
 
 
 class _Fetch:
@@ -135,13 +131,13 @@ class _Fetch:
         self._total = total
         self._current = 0
 
-    async def check_room(self) -> None:
-        free = await self._store.free_bytes()
-        if free < self._total:
+    async def check_room(self, missing: Sequence[LayerSpec]) -> None:
+        need, free = await self._store.unwritten(missing), await self._store.free_bytes()
+        if free < need:
             raise StoreFull(
-                f"{self._what}: {self._total} bytes are missing but the disk of {self._store.path} "
+                f"{self._what}: {need} bytes are missing but the disk of {self._store.path} "
                 f"has {free} free; make room there or set AIORUNTIME_STORE to another disk",
-                need=self._total,
+                need=need,
                 have=free,
             )
 

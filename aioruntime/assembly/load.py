@@ -23,6 +23,7 @@ from aioruntime.assembly.plan import HeldImage, choose_donors, layers_to_omit
 from aioruntime.engine.images import EngineImage, inspect_image, load_image, tag_image
 from aioruntime.errors import DigestMismatch, ImageLoadFailed, ImageNotFound, LayersMissing
 from aioruntime.oci.digest import ImageDigest
+from aioruntime.oci.platform import with_default_variant
 from aioruntime.oci.reference import OciRef
 from aioruntime.tasks import in_thread, task_group
 
@@ -153,7 +154,8 @@ class _Assembly:
         image = self._image
         digests = tuple(dict.fromkeys((image.digest, image.manifest_digest)))
         layers = tuple(layer.digest for layer in image.layers)
-        return HeldImage(image_id, digests, layers, image.config.rootfs.diff_ids)
+        platform = str(with_default_variant(image.platform))
+        return HeldImage(image_id, digests, layers, image.config.rootfs.diff_ids, platform)
 
     async def already_there(self) -> LoadReport | None:
         """Give the image its name if the engine holds it already."""

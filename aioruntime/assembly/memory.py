@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from aioruntime.assembly.plan import HeldImage
-from aioruntime.errors import InvalidReference
-from aioruntime.oci.digest import ImageDigest
+from aioruntime.oci.documents import digest_hook
+from aioruntime.oci.platform import matching_platforms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from aioruntime.oci.digest import ImageDigest
+    from aioruntime.oci.platform import Platform
     from aioruntime.store.store import ImageStore
 
 # Older images are forgotten; to forget costs a full load, never a failure.
@@ -41,10 +43,15 @@ class EngineMemory:
         """List what is remembered, newest first."""
         return _decode(await self._store.read_note(self._note))
 
-    async def find(self, digest: ImageDigest) -> HeldImage | None:
-        """Return the image that a registry digest or an engine's ID names; None if none is remembered."""
+    async def find(self, digest: ImageDigest, platform: Platform) -> HeldImage | None:
+        """Return the image that a registry digest or an engine's ID names; None if none is remembered.
+
+        Of several that came from one index, the one for *platform* is meant, else the newest.
+        """
         held = await self.recall()
-        return next((image for image in held if digest in (*image.digests, image.image_id)), None)
+        named = [image for image in held if digest in (*image.digests, image.image_id)]
+        wanted = {str(candidate) for candidate in matching_platforms(platform)}
+        return next((image for image in named if image.platform in wanted), named[0] if named else None)
 
     async def remember(self, image: HeldImage) -> None:
         """Note that the engine holds *image*; several registry digests can lead to one image."""
@@ -71,14 +78,10 @@ def _decode(raw: bytes | None) -> list[HeldImage]:
     if raw is None:
         return []
     try:
-        return msgspec.json.decode(raw, type=list[HeldImage], dec_hook=_digest)
-    except (msgspec.ValidationError, msgspec.DecodeError, InvalidReference):
+        return msgspec.json.decode(raw, type=list[HeldImage], dec_hook=digest_hook)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return []  # a note of another version, or a damaged one: to know nothing is always safe
 
 
 def _encode(held: Iterable[HeldImage]) -> bytes:
     return msgspec.json.encode(list(held), enc_hook=str)  # the hook is for digests
-
-
-def _digest(_kind: type, value: str) -> ImageDigest:
-    return ImageDigest(value)

@@ -24,12 +24,14 @@ class HeldImage(msgspec.Struct, frozen=True):
         digests: the registry's digests that it answers to: the manifest's, and the index's if there was one.
         layers: digests of the layer blobs, base first.
         diff_ids: the diff IDs of the same layers, as the engine checked them when it took the image.
+        platform: what it is made for, as text.
     """
 
     image_id: ImageDigest
     digests: tuple[ImageDigest, ...]
     layers: tuple[ImageDigest, ...]
     diff_ids: tuple[ImageDigest, ...]
+    platform: str = ""
 
 
 def _common_prefix(image: HeldImage, donor: HeldImage) -> int:

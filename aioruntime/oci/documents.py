@@ -16,6 +16,7 @@ __all__ = (
     "choose_manifest",
     "decode_config",
     "decode_document",
+    "digest_hook",
 )
 
 from typing import Annotated, Any, TypeVar
@@ -108,12 +109,13 @@ _T = TypeVar("_T")
 
 def _decode(raw: bytes, kind: type[_T], source: str) -> _T:
     try:
-        return msgspec.json.decode(raw, type=kind, strict=True, dec_hook=_digest_hook)
+        return msgspec.json.decode(raw, type=kind, strict=True, dec_hook=digest_hook)
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidManifest(f"{source}: not a valid {kind.__name__.lower()}: {one_line(str(exc))}") from exc
 
 
-def _digest_hook(kind: type, value: Any) -> Any:
+def digest_hook(kind: type, value: Any) -> Any:
+    """Decode an `ImageDigest` within a document (a ``dec_hook`` of msgspec)."""
     if kind is not ImageDigest:
         raise NotImplementedError(kind)
     if not isinstance(value, str):

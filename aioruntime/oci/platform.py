@@ -1,7 +1,7 @@
 """Platforms and the choice of a manifest for one (L1).
 
-Follows ``image-index.md`` of the OCI image specification; the fall-backs between variants are those
-of containerd's ``platforms`` package.
+Follows ``image-index.md`` of the OCI image specification; the fall-backs between variants of Arm processors
+are those of containerd's ``platforms`` package.
 """
 
 from __future__ import annotations

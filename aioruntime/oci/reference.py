@@ -100,7 +100,8 @@ class OciRef:
 
     def docker_arg(self) -> str:
         """Return the reference as the ``docker`` program takes it: without ``docker.io/``."""
-        return str(self).removeprefix("docker.io/")
+        short = str(self).removeprefix("docker.io/")
+        return short if OciRef.parse(short) == self else str(self)
 
     @property
     def is_docker_hub(self) -> bool:

@@ -12,6 +12,7 @@ __all__ = (
     "served_type",
 )
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aioruntime.errors import (
@@ -133,5 +134,8 @@ def check_platform(config: Config, wanted: Platform, what: str) -> None:
         made_for = with_default_variant(Platform(config.os, config.architecture, config.variant or None))
     except InvalidSpec as exc:
         raise InvalidManifest(f"{what} (config): {exc}") from exc
+    # No engine tells the level (amd64/v2 …) of its machine's processor.
+    if wanted.architecture == "amd64" and wanted.variant is None:
+        made_for = replace(made_for, variant=None)
     if made_for not in matching_platforms(wanted):
         raise InvalidManifest(f"{what}: is made for {made_for}, not for {wanted}")

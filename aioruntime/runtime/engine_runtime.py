@@ -19,8 +19,9 @@ from aioruntime.engine import images
 from aioruntime.engine.discovery import open_engine
 from aioruntime.errors import InvalidSpec
 from aioruntime.oci.image import ImageRef, LayerSpec, ResolvedImage
+from aioruntime.oci.platform import with_default_variant
 from aioruntime.oci.reference import OciRef
-from aioruntime.progress import NoopProgress
+from aioruntime.progress import NoopProgress, finishing
 from aioruntime.registry.client import RegistryClient
 from aioruntime.runtime.arguments import gpu_arguments, mount_arguments
 from aioruntime.runtime.expectations import check_digest, check_layers
@@ -157,18 +158,19 @@ class EngineRuntime:
         via: Literal["layers", "engine"] = "layers",
     ) -> ImageDigest:
         """Make *image* runnable: resolve it, fetch what is missing, assemble it."""
+        if via not in ("layers", "engine"):
+            raise InvalidSpec(f"via is {via!r}; it has to be 'layers' or 'engine'")
         progress = progress or NoopProgress()
         resolved = await self.resolve(image, platform)
         if expected_digest is not None:
             check_digest(resolved, expected_digest)
         if expected_layers is not None:
             check_layers(resolved, expected_layers)
-        if via == "engine":
-            await self._pull_by_engine(resolved, progress)
-        elif via == "layers":
-            await self._pull_by_layers(resolved, progress)
-        else:
-            raise InvalidSpec(f"via is {via!r}; it has to be 'layers' or 'engine'")
+        with finishing(progress, str(resolved.reference)):
+            if via == "engine":
+                await self._pull_by_engine(resolved, progress)
+            else:
+                await self._pull_by_layers(resolved, progress)
         return resolved.digest
 
     async def _pull_by_layers(self, image: ResolvedImage, progress: ProgressReporter) -> None:
@@ -188,7 +190,8 @@ class EngineRuntime:
         await images.tag_image(self._client, held.id, engine_name(image.reference))
         digests = (image.digest, image.manifest_digest)
         layers = tuple(layer.digest for layer in image.layers)
-        await self._memory.remember(HeldImage(held.id, digests, layers, held.diff_ids))
+        platform = str(with_default_variant(image.platform))
+        await self._memory.remember(HeldImage(held.id, digests, layers, held.diff_ids, platform))
         self._locator.note(image.reference, held.id)
         progress.finish(f"{image.reference}: pulled by {self.name}")
 
@@ -228,7 +231,8 @@ class EngineRuntime:
         if image is None:
             await self._check_urls(layers)
         reference = _reference(image) if image is not None else None
-        fetched = await self._fetch(layers, reference, progress)
+        with finishing(progress, str(reference or "layers")):
+            fetched = await self._fetch(layers, reference, progress)
         progress.finish(f"{len(fetched.fetched)} of {fetched.wanted} layers fetched")
 
     async def assemble_image(
@@ -249,7 +253,8 @@ class EngineRuntime:
             found = await self._registry.resolve(reference, platform, documents=self.store)
             check_layers(found, wanted)
             await keep_image(self.store, found)
-        loaded = await self._assemble(found, progress)
+        with finishing(progress, str(reference)):
+            loaded = await self._assemble(found, progress)
         progress.finish(f"{reference}: {loaded.sent_bytes} bytes sent to {self.name}")
         return ImageRef(loaded.name, found.digest)
 

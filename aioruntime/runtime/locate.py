@@ -66,7 +66,7 @@ class Locator:
             raise ImageNotFound(f"the engine has no image {reference}; pull it first", status=404) from None
 
     async def _by_digest(self, digest: ImageDigest) -> EngineImage:
-        remembered = await self._memory.find(digest)
+        remembered = await self._memory.find(digest, self._client.capabilities.platform)
         if remembered is not None:
             try:
                 return await inspect_image(self._client, remembered.image_id)
@@ -78,7 +78,7 @@ class Locator:
             return await find_by_digest(self._client, digest)
 
     async def _pin(self, held: EngineImage) -> ImageDigest:
-        remembered = await self._memory.find(held.id)
+        remembered = await self._memory.find(held.id, self._client.capabilities.platform)
         if remembered is not None:
             return remembered.digests[0]
         return held.repo_digests[0] if held.repo_digests else held.id
@@ -103,9 +103,10 @@ class Locator:
         """
         target = _parsed(target)
         held, _ = await self.locate(target)
-        by_name = isinstance(target, OciRef) and target.pinned is None
-        name = engine_name(target) if isinstance(target, OciRef) and by_name else held.id
-        await remove_image(self._client, name, force=not by_name)
+        name = engine_name(target) if isinstance(target, OciRef) and target.pinned is None else None
+        # Another client may have given the name to another image: that one is not ours to remove.
+        by_name = name is not None and _is_named(held, name)
+        await remove_image(self._client, name if name and by_name else held.id, force=not by_name)
         if isinstance(target, OciRef):
             self._noted.pop(target.canonical, None)
         if len(held.references) <= 1 or not by_name:
@@ -120,6 +121,10 @@ class Locator:
         except ImageNotFound:
             return False
         return True
+
+
+def _is_named(held: EngineImage, name: str) -> bool:
+    return name in {OciRef.parse(reference).canonical for reference in held.references}
 
 
 def _parsed(target: ImageTarget) -> ImageDigest | OciRef:

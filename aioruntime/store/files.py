@@ -27,7 +27,7 @@ import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, Self
 
 import filelock
 import platformdirs
@@ -117,11 +117,6 @@ class File:
         # Its last holder may have renamed or removed the file between our open and our lock.
         found = lookup(self.path) if self._locked else None
         return found is not None and found.same_file(self.status())
-
-    def as_stream(self) -> BinaryIO:
-        """Hand the descriptor over to a buffered stream, which closes it."""
-        fd, self._fd = self._fd, -1
-        return os.fdopen(fd, "rb")
 
     def close(self) -> None:
         """Release the lock and close; harmless if already closed."""

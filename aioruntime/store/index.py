@@ -12,9 +12,8 @@ from typing import Any
 
 import msgspec
 
-from aioruntime.errors import InvalidReference, InvalidSpec, StoreError, one_line
-from aioruntime.oci.digest import ImageDigest
-from aioruntime.oci.documents import Descriptor
+from aioruntime.errors import InvalidSpec, StoreError, one_line
+from aioruntime.oci.documents import Descriptor, digest_hook
 
 REF_NAME = "org.opencontainers.image.ref.name"
 EMPTY = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
@@ -45,7 +44,7 @@ def references(raw: bytes | None, source: str) -> dict[str, Descriptor]:
         if name is None or name in found:
             continue
         try:
-            found[name] = msgspec.json.decode(entry, type=Descriptor, dec_hook=_digest)
+            found[name] = msgspec.json.decode(entry, type=Descriptor, dec_hook=digest_hook)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue  # of a kind that we can't use, such as another hash algorithm
     return found
@@ -121,12 +120,3 @@ def _name(entry: msgspec.Raw) -> str | None:
         return msgspec.json.decode(annotations[REF_NAME], type=str)
     except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-
-
-def _digest(kind: type, value: Any) -> Any:
-    if kind is not ImageDigest or not isinstance(value, str):
-        raise NotImplementedError(kind)
-    try:
-        return ImageDigest(value)
-    except InvalidReference as exc:
-        raise ValueError(str(exc)) from None

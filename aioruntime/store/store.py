@@ -19,6 +19,7 @@ from aioruntime.store import blobs, files, index
 from aioruntime.store.ingest import Ingest
 from aioruntime.store.layout import Layout
 from aioruntime.store.partial import Claim, Partial, put
+from aioruntime.store.stream import as_stream
 from aioruntime.store.threads import Threads
 from aioruntime.store.verify import damaged_blobs, discard_damaged
 
@@ -174,7 +175,7 @@ class ImageStore:
             LayersMissing: it is not in the store.
             StoreError: it can't be opened, or is not a regular file.
         """
-        return blobs.open_blob(self._layout, digest).as_stream()
+        return as_stream(blobs.open_blob(self._layout, digest))
 
     # Named images
 
@@ -268,6 +269,19 @@ class ImageStore:
             StoreError: it can't be read or removed.
         """
         return await discard_damaged(self._layout, self._threads, digest)
+
+    async def unwritten(self, layers: Iterable[LayerSpec]) -> int:
+        """Return the bytes still to be written of *layers*, which are missing: of a partial one, the rest.
+
+        Raises:
+            StoreError: the store can't be looked into.
+        """
+
+        def look() -> int:
+            found = [(layer.size, files.lookup(self._layout.partial(layer.digest))) for layer in layers]
+            return sum(max(0, size - (part.size if part else 0)) for size, part in found)
+
+        return await self._threads.run(look)
 
     async def free_bytes(self) -> int:
         """Return the bytes that can still be written on the disk that holds the store."""

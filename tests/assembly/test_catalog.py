@@ -51,7 +51,7 @@ async def test_an_image_of_an_index_is_found_by_both(store: ImageStore) -> None:
     for pinned in (INDEX, image.manifest_digest):
         found = await find_image(store, OciRef.parse(f"example.org/tool@{pinned}"), AMD64)
         assert found is not None
-        assert (found.digest, found.manifest_digest) == (INDEX, image.manifest_digest)
+        assert (found.digest, found.manifest_digest) == (pinned, image.manifest_digest)
 
 
 async def test_a_tag_that_moved_names_the_new_image(store: ImageStore) -> None:

@@ -10,9 +10,13 @@ import pytest
 from aioruntime.assembly.memory import _LIMIT, EngineMemory
 from aioruntime.assembly.plan import HeldImage
 from aioruntime.oci.digest import ImageDigest
+from aioruntime.oci.platform import Platform
 
 if TYPE_CHECKING:
     from aioruntime.store.store import ImageStore
+
+
+AMD64 = Platform("linux", "amd64")
 
 
 def digest(name: str) -> ImageDigest:
@@ -41,8 +45,24 @@ async def test_images_are_found_by_each_digest(store: ImageStore) -> None:
     await memory.remember(image)
 
     for name in ("index", "manifest", "image"):
-        assert await memory.find(digest(name)) == image
-    assert await memory.find(digest("image layer")) is None
+        assert await memory.find(digest(name), AMD64) == image
+    assert await memory.find(digest("image layer"), AMD64) is None
+
+
+async def test_an_index_names_the_engines_own(store: ImageStore) -> None:
+    """Of the images that came from one index, the digest of that finds the one for the platform."""
+    memory = EngineMemory(store, "engine")
+    for platform in ("linux/amd64", "linux/s390x"):
+        image = msgspec.structs.replace(held(platform, "index", platform), platform=platform)
+        await memory.remember(image)
+
+    for platform in ("linux/amd64", "linux/s390x"):
+        found = await memory.find(digest("index"), Platform.parse(platform))
+        assert found is not None
+        assert found.platform == platform
+    newest = await memory.find(digest("index"), Platform.parse("linux/riscv64"))
+    assert newest is not None
+    assert newest.platform == "linux/s390x"
 
 
 async def test_a_second_digest_is_added(store: ImageStore) -> None:
@@ -66,7 +86,17 @@ async def test_what_is_forgotten_is_gone(store: ImageStore) -> None:
 
 
 @pytest.mark.parametrize(
-    "note", [b"", b"{", b"\xff", b"{}", b"[1]", b'[{"image_id": "sha256:12"}]', b'[{"image_id": 5}]']
+    "note",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b'[{"image_id": "\xff"}]',
+        b"{}",
+        b"[1]",
+        b'[{"image_id": "sha256:12"}]',
+        b'[{"image_id": 5}]',
+    ],
 )
 async def test_a_damaged_note_knows_nothing(store: ImageStore, note: bytes) -> None:
     """A note cut short or of another version counts as empty, and the next image mends it."""
@@ -94,4 +124,4 @@ async def test_notes_do_not_grow_for_ever(store: ImageStore) -> None:
     recalled = await memory.recall()
     assert len(recalled) == _LIMIT
     assert recalled[0] == held("newest")
-    assert await memory.find(digest("first")) is None
+    assert await memory.find(digest("first"), AMD64) is None

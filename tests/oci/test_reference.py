@@ -131,6 +131,16 @@ def test_names(text: str, host: str, repository: str, docker: str, canonical: st
     assert (image.docker_arg(), image.canonical) == (docker, canonical)
 
 
+@pytest.mark.parametrize(
+    "text", ["docker.io/localhost/x:1", "docker.io/a.b/x", "docker.io/a/x", "docker.io/x"]
+)
+def test_docker_arg_means_the_same(text: str) -> None:
+    """`docker_arg` leaves the registry out only where it is then understood."""
+    image = OciRef.parse(text)
+
+    assert OciRef.parse(image.docker_arg()) == image
+
+
 def test_selector() -> None:
     """The digest decides, then the tag, then latest."""
     assert OciRef.parse(f"t:1@{PIN}").selector == PIN

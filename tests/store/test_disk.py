@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aioruntime.errors import StoreError, StoreFull
+from aioruntime.oci.image import LayerSpec
 from aioruntime.store.store import ImageStore
 from tests.store.helpers import MIB, content, partial_path, partials, put_descriptor, save, write
 
@@ -37,6 +38,18 @@ def _mounted(path: Path, options: str) -> Iterator[ImageStore]:
 async def _save_many(store: ImageStore) -> None:
     for seed in range(20):
         await save(store, *content(100, seed))
+
+
+async def test_what_is_partial_is_not_needed_again(store: ImageStore) -> None:
+    """The room that missing layers need is without the bytes that an earlier download left."""
+    data, digest = content(3 * MIB)
+    layer = LayerSpec(digest, len(data), "x")
+    assert await store.unwritten([layer]) == len(data)
+    async with store.ingest(digest, len(data)) as ingest:
+        assert ingest is not None
+        await ingest.write(data[: 2 * MIB])
+
+    assert await store.unwritten([layer]) == MIB
 
 
 @needs_root

@@ -107,6 +107,18 @@ async def test_broken_index_is_told_and_left_alone(store: ImageStore, text: str)
     assert (store.path / "index.json").read_text() == text
 
 
+@pytest.mark.parametrize("digest", ["null", "5", '"md5:00"', "[]"])
+async def test_an_entry_without_digest_is_passed_over(store: ImageStore, digest: str) -> None:
+    """An entry of the index whose digest is none that we know hides no other entry."""
+    known = await put_descriptor(store, b"manifest")
+    await store.set_reference("known", known)
+    entry = f'{{"mediaType":"x","size":1,"digest":{digest},"annotations":{{"{index.REF_NAME}":"odd"}}}}'
+    path = store.path / "index.json"
+    path.write_text(path.read_text().replace('"manifests":[', f'"manifests":[{entry},'))
+
+    assert list(await store.references()) == ["known"]
+
+
 async def test_go_null_is_an_empty_index(store: ImageStore) -> None:
     """`manifests: null`, as Go programs write an empty list, is read as empty."""
     descriptor = await put_descriptor(store, b"manifest")

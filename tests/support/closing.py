@@ -7,6 +7,7 @@ import fcntl
 import socket
 import struct
 import termios
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def reset(writer: StreamWriter) -> None:
     """Close the connection so that the peer sees a reset; on a unix socket, just at once."""
     sock: socket.socket | None = writer.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with suppress(OSError):  # the other side may have ended it a moment ago
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 

@@ -76,7 +76,7 @@ async def kill_at_line(program: Program, line: str, *, delay: float = 0.0, secon
 class Killer:
     """Kills at moments drawn from a seed; `note` of each outcome names seed, round and moment."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | str) -> None:
         self.seed = seed
         self.rounds = 0
         self._random = random.Random(seed)
