@@ -30,8 +30,8 @@ def test_a_failed_operation_gives_the_cursor_back(failure: BaseException, word: 
     """An operation that ends by an exception clears its bars as one that succeeds does."""
     console = terminal()
     progress = RichProgress(console)
+    progress.update("fetching", 1, 2)
     with pytest.raises(type(failure)), finishing(progress, "tool:1"):
-        progress.update("fetching", 1, 2)
         raise failure
 
     assert HIDE in drawn(console)

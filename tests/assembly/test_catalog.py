@@ -44,7 +44,7 @@ async def test_an_image_is_found_by_its_digest(store: ImageStore) -> None:
 
 
 async def test_an_image_of_an_index_is_found_by_both(store: ImageStore) -> None:
-    """The digests of the index and of the manifest both find it, and the one to pin stays the index's."""
+    """The digests of the index and of the manifest both find it, each under the digest asked for."""
     image = made_image([b"layer"], index=INDEX)
     await keep_image(store, image)
 
