@@ -44,11 +44,16 @@ class ContainerRuntime(Protocol):
             image: the reference; a digest decides over a tag.
             platform: what it shall run on; None for the engine's own.
 
+        Returns:
+            Its digest to pin, its manifest and config, and its layers with digest and size.
+
         Raises:
             InvalidReference: a string that is not a reference, or a digest that can't be fetched.
             RegistryError: the registry failed, or has no such image (`NotFound`).
             InvalidManifest: what it served can't be run.
             DigestMismatch: it served something else than the digest names.
+            SizeMismatch: it served a document of another size than declared.
+            StoreError: the local store, which is asked first for what a digest names, can't be read.
         """
 
     async def pull(
@@ -76,12 +81,13 @@ class ContainerRuntime(Protocol):
             The registry's digest of the image: the one to pin.
 
         Raises:
-            DigestMismatch: an expectation does not hold, and nothing was fetched; or bytes arrived that
-                a digest does not name, and they were thrown away.
+            DigestMismatch: an expectation does not hold, and nothing was fetched; or bytes are not what a
+                digest names (in the message: where they came from), and they were thrown away.
             InvalidReference: a string that is not a reference, or a digest that can't be fetched.
             InvalidManifest: what the registry served, or a layer of it, can't be run.
             RegistryError: the registry failed; what had arrived is kept and the next pull goes on there.
-            StoreError: the local store failed.
+            StoreError: the local store failed; `StoreFull` if there is no room for what is missing.
+            InvalidSpec: *via* is neither.
             ImageLoadFailed: the engine did not take the image.
             EngineError: the engine failed otherwise.
         """
@@ -92,10 +98,16 @@ class ContainerRuntime(Protocol):
         A non-zero exit status is an outcome, not an exception. If the caller is cancelled, the container
         is removed before the cancel goes on.
 
+        Args:
+            spec: what to run, and how.
+
+        Returns:
+            The exit status, the seconds that it ran, and its output if that was to be captured.
+
         Raises:
             ImageNotFound: the engine does not have the image; `pull` it first.
-            InvalidSpec: the engine can't do what is asked, such as give a required GPU.
-            RunError: the container could not be created or started; it was removed.
+            RunError: the container could not be created or started, for example for want of a required
+                GPU, or its output could not be passed on; it was removed.
             StreamTruncated: its output was cut off; it was removed.
             EngineError: the engine failed otherwise.
         """
@@ -106,8 +118,14 @@ class ContainerRuntime(Protocol):
         Args:
             image: a registry digest, an engine's image ID, or a reference.
 
+        Returns:
+            The digest to pin it by, its size in bytes in the engine, its labels and names.
+
         Raises:
+            InvalidReference: a string that is neither a digest nor a reference.
             ImageNotFound: the engine has no such image.
+            EngineError: the engine could not be asked.
+            StoreError: the notes on what was loaded, kept in the local store, can't be read.
         """
 
     async def is_locally_available(self, image_ref: ImageRef | OciRef | str, digest: str) -> bool:
@@ -117,15 +135,34 @@ class ContainerRuntime(Protocol):
             image_ref: the reference that it was pulled by, for messages; the digest decides.
             digest: the registry's digest, or the engine's ID.
 
+        Returns:
+            True if it can; False if it has no such image.
+
         Raises:
+            InvalidReference: *digest* is not a digest, or *image_ref* not a reference.
             EngineError: the engine could not be asked; that is not "no".
+            StoreError: the notes on what was loaded, kept in the local store, can't be read.
         """
 
     def gpu_args(self, profile: GpuProfile) -> list[str]:
-        """Return the command-line arguments that say the same as *profile*, to show and to copy."""
+        """Return the command-line arguments that say the same as *profile*, to show and to copy.
+
+        Args:
+            profile: the GPU that is wanted.
+
+        Returns:
+            Such as ``["--gpus", "all"]``; empty if none would be asked for.
+        """
 
     def mount_args(self, mounts: Iterable[Mount]) -> list[str]:
-        """Return the command-line arguments that say the same as *mounts*, to show and to copy."""
+        """Return the command-line arguments that say the same as *mounts*, to show and to copy.
+
+        Args:
+            mounts: what is to be mounted.
+
+        Returns:
+            ``--mount`` and its value for each, right also for paths with colons and commas.
+        """
 
     async def ensure_layers(
         self,
@@ -144,10 +181,13 @@ class ContainerRuntime(Protocol):
             image: the repository to fetch from where a layer has no ``blob_url``.
 
         Raises:
+            InvalidReference: *image* is not a reference.
             InvalidSpec: a missing layer has no ``blob_url`` and no *image* was given.
-            RegistryError: a download failed; what had arrived is kept.
+            RegistryError: a download failed; what had arrived is kept. `RequestRefused` if a ``blob_url``
+                or a redirect leads where no request may go.
             DigestMismatch: the bytes are not those of the digest.
-            StoreFull: there is no room for what is missing.
+            SizeMismatch: there are more or fewer bytes than declared.
+            StoreError: the local store failed; `StoreFull` if there is no room for what is missing.
         """
 
     async def assemble_image(
@@ -173,10 +213,13 @@ class ContainerRuntime(Protocol):
             The name that the engine knows it by, and the registry's digest.
 
         Raises:
+            InvalidReference: *image* is not a reference.
             LayersMissing: blobs are not in the store; nothing was sent.
             DigestMismatch: *image* has other layers than *layers*, or a blob in the store was altered; it
                 is gone then, and `ensure_layers` fetches it again.
             InvalidManifest: the image, or a layer of it, can't be run.
             RegistryError: the image's documents are not in the store, and the registry failed.
+            StoreError: the local store failed.
             ImageLoadFailed: the engine did not take it.
+            EngineError: the engine failed otherwise.
         """

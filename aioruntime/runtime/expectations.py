@@ -48,7 +48,7 @@ def check_layers(image: ResolvedImage, expected: Sequence[LayerSpec | str]) -> N
         if want != have:
             raise DigestMismatch(
                 f"{image.reference}: layer {position}: expected {want}, but the image has {have} "
-                f"({len(wanted)} layers expected, {len(actual)} in the image); nothing was fetched",
+                f"({len(wanted)} layers expected, {len(actual)} in the image)",
                 expected=want,
                 actual=have,
                 position=position,

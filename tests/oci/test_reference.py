@@ -132,9 +132,9 @@ def test_names(text: str, host: str, repository: str, docker: str, canonical: st
 
 
 @pytest.mark.parametrize("name", ["localhost/x:1", "a.b/x", "a/x", "x"])
-def test_docker_arg_means_the_same(text: str) -> None:
+def test_docker_arg_means_the_same(name: str) -> None:
     """`docker_arg` leaves the registry out only where it is then understood."""
-    image = OciRef.parse(text)
+    image = OciRef.parse(f"docker.io/{name}")
 
     assert OciRef.parse(image.docker_arg()) == image
 
