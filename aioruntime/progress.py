@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ("LayerProgress", "NoopProgress", "ProgressReporter", "finishing")
 
-import asyncio
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -19,7 +18,7 @@ class ProgressReporter(Protocol):
         """Tell that *current* of *total* bytes of the step called *message* are done (None: not known)."""
 
     def finish(self, message: str) -> None:
-        """Tell that the operation is over, in one sentence; also if it failed or was cancelled."""
+        """Tell that the operation is over, in one sentence; an empty one if an exception tells why."""
 
     def pause(self) -> AbstractContextManager[None]:
         """Return a context in which nothing is drawn, so that others can write to the terminal."""
@@ -48,10 +47,10 @@ class NoopProgress:
 
 
 @contextmanager
-def finishing(progress: ProgressReporter, what: str) -> Iterator[None]:
-    """Tell *progress* that the operation on *what* is over if it ends by an exception."""
+def finishing(progress: ProgressReporter) -> Iterator[None]:
+    """Tell *progress* that the operation within the context is over if it ends by an exception."""
     try:
         yield
-    except BaseException as exc:
-        progress.finish(f"{what}: {'cancelled' if isinstance(exc, asyncio.CancelledError) else 'failed'}")
+    except BaseException:
+        progress.finish("")
         raise

@@ -74,9 +74,10 @@ class RichProgress:
         bars.update(self._layers[digest], completed=current)
 
     def finish(self, message: str) -> None:
-        """Clear the bars and write *message*."""
+        """Clear the bars and write *message*, if there is one."""
         self._clear()
-        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+        if message:
+            self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def pause(self) -> Iterator[None]:

@@ -23,20 +23,17 @@ def drawn(console: Console) -> str:
     return console.file.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("failure", "word"), [(ValueError(), "failed"), (asyncio.CancelledError(), "cancelled")]
-)
-def test_a_failed_operation_gives_the_cursor_back(failure: BaseException, word: str) -> None:
+@pytest.mark.parametrize("failure", [ValueError(), asyncio.CancelledError()])
+def test_a_failed_operation_gives_the_cursor_back(failure: BaseException) -> None:
     """An operation that ends by an exception clears its bars as one that succeeds does."""
     console = terminal()
     progress = RichProgress(console)
     progress.update("fetching", 1, 2)
-    with pytest.raises(type(failure)), finishing(progress, "tool:1"):
+    with pytest.raises(type(failure)), finishing(progress):
         raise failure
 
     assert HIDE in drawn(console)
     assert drawn(console).rindex(SHOW) > drawn(console).rindex(HIDE)
-    assert drawn(console).splitlines()[-1].endswith(f"tool:1: {word}")
 
 
 def test_print_goes_where_it_always_goes(capsys: pytest.CaptureFixture[str]) -> None:

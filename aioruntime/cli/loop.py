@@ -41,7 +41,9 @@ def run_command(command: Coroutine[Any, Any, int], failure: int = 1) -> int:
 
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
-            loop.add_signal_handler(number, cancel, number)
+            # What a shell has its background jobs ignore, or nohup, stays ignored.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, cancel, number)
         return await command
 
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 __all__ = ("main",)
 
 import sys
+from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -74,6 +76,23 @@ def demo(url: Url = None) -> NoReturn:
     sys.exit(run_command(show(url)))
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"aioruntime {version('aioruntime')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None: ...
+
+
 def main() -> None:
     """Run the command line."""
+    # In a pipe, lines shall come when they are written, in order with those of standard error.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     app()

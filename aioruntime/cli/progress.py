@@ -29,9 +29,10 @@ class PlainProgress:
             )
 
     def finish(self, message: str) -> None:
-        """Write *message*."""
+        """Write *message*, if there is one."""
         self._message = ""
-        print(message, file=sys.stderr, flush=True)
+        if message:
+            print(message, file=sys.stderr, flush=True)
 
     def pause(self) -> AbstractContextManager[None]:
         """Return a context that does nothing: lines disturb nobody."""

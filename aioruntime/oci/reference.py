@@ -66,8 +66,11 @@ class OciRef:
 
     def _check(self, part: str, value: str, pattern: re.Pattern[str]) -> None:
         if pattern.fullmatch(value) is None:
-            upper_case = part == "repository" and value != value.lower()
-            hint = "; repository names are lower case" if upper_case else ""
+            hint = ""
+            if part == "repository" and value != value.lower():
+                hint = "; repository names are lower case"
+            elif part == "registry" and value in ("http:", "https:"):
+                hint = f"; leave {value}// out"
             raise InvalidReference(f"invalid {part} {one_line(repr(value))} in an image reference{hint}")
 
     @classmethod

@@ -166,7 +166,7 @@ class EngineRuntime:
             check_digest(resolved, expected_digest)
         if expected_layers is not None:
             check_layers(resolved, expected_layers)
-        with finishing(progress, str(resolved.reference)):
+        with finishing(progress):
             if via == "engine":
                 await self._pull_by_engine(resolved, progress)
             else:
@@ -231,7 +231,7 @@ class EngineRuntime:
         if image is None:
             await self._check_urls(layers)
         reference = _reference(image) if image is not None else None
-        with finishing(progress, str(reference or "layers")):
+        with finishing(progress):
             fetched = await self._fetch(layers, reference, progress)
         progress.finish(f"{len(fetched.fetched)} of {fetched.wanted} layers fetched")
 
@@ -253,7 +253,7 @@ class EngineRuntime:
             found = await self._registry.resolve(reference, platform, documents=self.store)
             check_layers(found, wanted)
             await keep_image(self.store, found)
-        with finishing(progress, str(reference)):
+        with finishing(progress):
             loaded = await self._assemble(found, progress)
         progress.finish(f"{reference}: {loaded.sent_bytes} bytes sent to {self.name}")
         return ImageRef(loaded.name, found.digest)

@@ -34,7 +34,7 @@ def open_blob(layout: Layout, digest: ImageDigest) -> files.File:
 
 def _altered(layout: Layout, digest: ImageDigest, actual: str) -> DigestMismatch:
     return DigestMismatch(
-        f"{layout.blob(digest)} was altered: its content is {actual}; remove it and pull again",
+        f"{layout.blob(digest)} was altered: its content is {actual}; pull the image again",
         expected=digest,
         actual=actual,
     )
@@ -134,7 +134,7 @@ class BlobReader:
     def _other_size(self, expected: int, actual: int) -> SizeMismatch:
         return SizeMismatch(
             f"{self._layout.blob(self._digest)} has {actual} bytes instead of {expected}; "
-            "remove it and pull again",
+            "pull the image again",
             expected=expected,
             actual=actual,
         )

@@ -71,6 +71,7 @@ class Layout:
         directories = (self.root / "blobs", self.root / "ingest", self.root / "aioruntime")
         if all(files.lookup(path) for path in (version, self.index, *directories)):
             return True
+        self._refuse_foreign()
         files.make_directory(self.root, 0o700)
         for path in directories:
             files.make_directory(path, 0o700)
@@ -83,6 +84,15 @@ class Layout:
             if files.lookup(self.index) is None:
                 files.replace(self.index, index.EMPTY)
         return True
+
+    def _refuse_foreign(self) -> None:
+        there = set(files.names_in(self.root))
+        # Our directories are made before anything else, by whichever process.
+        if there.isdisjoint(("oci-layout", "aioruntime")) and (foreign := there - {"blobs", "ingest"}):
+            raise StoreError(
+                f"{self.root} is not an image layout but has {one_line(min(foreign))} in it; "
+                "name a directory that is empty or does not exist as the store"
+            )
 
     @property
     def _lock(self) -> Path:

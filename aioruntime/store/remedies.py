@@ -52,8 +52,8 @@ def explained(exc: OSError, path: Path, *, need: int = 0, have: int = 0) -> Stor
     """
     if is_full(exc):
         return StoreFull(
-            f"no space left for {path}: {need} bytes to write, {have} free; free some, or set "
-            "AIORUNTIME_STORE to a larger disk",
+            f"no space left for {path}: {need} bytes to write, {have} free (a disk can also run out of "
+            "files, see df -i); free some, or use a store on a larger disk (AIORUNTIME_STORE)",
             need=need,
             have=have,
         )

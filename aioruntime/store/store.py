@@ -9,12 +9,13 @@ from __future__ import annotations
 
 __all__ = ("ImageStore",)
 
+import os
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from aioruntime.errors import DigestMismatch, LayersMissing
+from aioruntime.errors import DigestMismatch, InvalidSpec, LayersMissing
 from aioruntime.store import blobs, files, index
 from aioruntime.store.ingest import Ingest
 from aioruntime.store.layout import Layout
@@ -24,7 +25,6 @@ from aioruntime.store.threads import Threads
 from aioruntime.store.verify import damaged_blobs, discard_damaged
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 
     from aioruntime.oci.digest import ImageDigest
@@ -46,9 +46,14 @@ class ImageStore:
 
     Attributes:
         path: the store's directory.
+
+    Raises:
+        InvalidSpec: *path* is empty.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        if path is not None and not os.fspath(path):
+            raise InvalidSpec("the store's path is empty; leave it None for the usual place")
         self.path = (files.default_root() if path is None else Path(path)).absolute()
         self._layout = Layout(self.path)
         self._threads = Threads()

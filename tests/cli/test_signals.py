@@ -57,3 +57,22 @@ async def test_an_interrupted_pull_can_go_on(
     again = await command("pull", *where, image)
     assert again.status == 0
     assert ar.ImageDigest(again.stdout.strip())
+
+
+async def test_an_ignored_signal_stays_ignored(
+    where: tuple[str, ...], engine: Engine, registry: LocalRegistry
+) -> None:
+    """Under `nohup`, or as a background job of a shell, a signal that was ignored does not end the run."""
+    image = f"{registry.host}/tiny:1"
+    assert (await command("pull", *where, image)).status == 0
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        async with started("run", *where, image, "--", "sh", "-c", "echo started; read -r x") as process:
+            assert process.stdout is not None
+            assert await process.stdout.readline() == b"started\n"
+            process.send_signal(signal.SIGHUP)
+            found = await ended(process)
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    assert found.status == 1  # what `read` gives without input

@@ -102,9 +102,11 @@ def test_refused(text: str) -> None:
 
 
 def test_upper_case_hint() -> None:
-    """The usual slip is explained."""
+    """The usual slips are explained."""
     with pytest.raises(InvalidReference, match="lower case"):
         OciRef.parse("ghcr.io/Org/tool")
+    with pytest.raises(InvalidReference, match="leave http:// out"):
+        OciRef.parse("http://ghcr.io/org/tool")
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ import pytest
 from aioruntime.errors import InvalidSpec, LayersMissing, StoreError
 from aioruntime.oci.documents import Descriptor
 from aioruntime.store import index
+from aioruntime.store.store import ImageStore
 from tests.store.helpers import MANIFEST_TYPE, content, put_descriptor
 
 if TYPE_CHECKING:
-    from aioruntime.store.store import ImageStore
+    from pathlib import Path
 
 
 def _index(store: ImageStore) -> dict[str, Any]:
@@ -105,6 +106,22 @@ async def test_broken_index_is_told_and_left_alone(store: ImageStore, text: str)
     with pytest.raises(StoreError, match=r"index\.json is not an image index"):
         await store.set_reference("x", descriptor)
     assert (store.path / "index.json").read_text() == text
+
+
+async def test_a_directory_of_others_is_no_store(clean_environ: Path) -> None:
+    """A directory with something else in it is refused as a store, and nothing is written into it."""
+    before = set(os.listdir(clean_environ))
+    data, digest = content(1)
+
+    with pytest.raises(StoreError, match="is not an image layout but has xdg_cache_home in it"):
+        await ImageStore(clean_environ).put(data, digest)
+    assert set(os.listdir(clean_environ)) == before
+
+
+def test_an_empty_path_is_no_store() -> None:
+    """An empty path, as an unset shell variable gives, does not mean the current directory."""
+    with pytest.raises(InvalidSpec, match="empty"):
+        ImageStore("")
 
 
 @pytest.mark.parametrize("digest", ["null", "5", '"md5:00"', "[]"])
