@@ -10,12 +10,17 @@ __all__ = ("JsonDecoder", "error_in", "note_download")
 
 import codecs
 import json
+import re
 from typing import Any
 
 from aioruntime.errors import EngineError, StreamTruncated, one_line
 
 _MESSAGE_LIMIT = 1 << 20
 _SPACE = " \t\r\n"
+# Each matches as far as it can, then tells by its group why it stopped. Half an escape is left for later.
+_SPACES = re.compile(f"[{_SPACE}]*()")
+_STRING = re.compile(r'(?:[^"\\]++|\\.)*+(")?', re.DOTALL)
+_OUTSIDE = re.compile(r'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+(["{}\[\]])?', re.DOTALL)
 
 
 class JsonDecoder:
@@ -26,7 +31,6 @@ class JsonDecoder:
         self._scan = 0
         self._depth = 0
         self._quoted = False
-        self._escaped = False
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
@@ -36,42 +40,41 @@ class JsonDecoder:
             EngineError: the bytes are no JSON objects, or one is longer than 1 MiB.
         """
         self._text += self._utf8.decode(data)
-        found = []
+        found, start = [], 0
         while (end := self._object_end()) is not None:
-            found.append(_parse(self._text[:end]))
-            self._text = self._text[end:]
-            self._scan = 0
+            found.append(_parse(self._text[start:end]))
+            start = end
+        if self._depth == 0:
+            start = self._scan
+        self._text = self._text[start:]
+        self._scan -= start
         if len(self._text) > _MESSAGE_LIMIT:
             raise EngineError("the engine sent a message of more than 1 MiB")
         return found
 
     def _object_end(self) -> int | None:
-        """Find where the first object ends, looking at each character once over all calls."""
+        """Find where the next object ends, looking at each character once over all calls."""
         if self._depth == 0:
-            self._text = self._text.lstrip(_SPACE)
-            self._scan = 0
-            if self._text and self._text[0] != "{":
-                raise EngineError(f"the engine sent something that is no JSON object: {one_line(self._text)}")
-        for position in range(self._scan, len(self._text)):
-            if self._closes(self._text[position]):
-                return position + 1
-        self._scan = len(self._text)
+            self._skip(_SPACES)
+            if not self._text.startswith("{", self._scan) and self._scan < len(self._text):
+                rest = one_line(self._text[self._scan :])
+                raise EngineError(f"the engine sent something that is no JSON object: {rest}")
+        while mark := self._skip(_STRING if self._quoted else _OUTSIDE):
+            if mark == '"':
+                self._quoted = not self._quoted
+            elif mark in "{[":
+                self._depth += 1
+            else:
+                self._depth -= 1
+                if self._depth == 0:
+                    return self._scan
         return None
 
-    def _closes(self, character: str) -> bool:
-        if self._escaped:
-            self._escaped = False
-        elif self._quoted:
-            self._escaped = character == "\\"
-            self._quoted = character != '"'
-        elif character == '"':
-            self._quoted = True
-        elif character in "{[":
-            self._depth += 1
-        elif character in "}]":
-            self._depth -= 1
-            return self._depth == 0
-        return False
+    def _skip(self, what: re.Pattern[str]) -> str | None:
+        found = what.match(self._text, self._scan)
+        assert found is not None
+        self._scan = found.end()
+        return found[1]
 
     def finish(self) -> None:
         """Tell that the stream has ended.

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import time
+import timeit
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,9 @@ from hypothesis import strategies as st
 from aioruntime.engine.jsonlines import JsonDecoder, error_in
 from aioruntime.errors import EngineError, StreamTruncated
 from tests.engine.test_frames import split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
@@ -35,6 +40,35 @@ def test_messages_split_anywhere(
     found = [message for part in split(data, places) for message in decoder.feed(part)]
     decoder.finish()
     assert found == sent
+
+
+def test_space_between_messages_is_not_kept() -> None:
+    """Blanks that an engine sends to keep a connection alive count for no message."""
+    decoder = JsonDecoder()
+    for _ in range(20):
+        assert decoder.feed(b"\r\n" * 65536) == []
+    assert decoder.feed(b' {"a": 1}\n') == [{"a": 1}]
+    decoder.finish()
+
+
+@pytest.mark.parametrize("piece", [16384, 1 << 20])
+def test_long_messages_do_not_hold_the_loop(piece: int) -> None:
+    """Finding a message just below the limit, in one piece or in many, takes little more than reading it."""
+    message = {"stream": 'a "quoted" word\n' * 20_000, "aux": [{"ID": "x"}] * 20_000}
+    data = json.dumps(message).encode()
+
+    def found() -> list[Message]:
+        decoder = JsonDecoder()
+        pieces = [data[start : start + piece] for start in range(0, len(data), piece)]
+        return [m for part in pieces for m in decoder.feed(part)]
+
+    assert found() == [message]
+    assert cost(found) < 10 * cost(lambda: json.loads(data))
+
+
+def cost(call: Callable[[], object]) -> float:
+    """The least processor time that a call takes, of five."""
+    return min(timeit.repeat(call, timer=time.process_time, number=1, repeat=5))
 
 
 @given(messages.filter(bool), st.integers(0, 10_000))
