@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import aiohttp
 
     from aioruntime.engine.client import EngineClient
-    from aioruntime.progress import ProgressReporter
 
 # Removing a large image means deleting its files, one by one.
 _REMOVE_SECONDS = 600.0
@@ -153,13 +152,7 @@ def _not_found(error: EngineError, name: str) -> EngineError:
     return ImageNotFound(f"the engine has no image {one_line(name)}", status=404)
 
 
-async def load_image(
-    client: EngineClient,
-    archive: AsyncIterator[bytes],
-    progress: ProgressReporter | None = None,
-    *,
-    total: int | None = None,
-) -> None:
+async def load_image(client: EngineClient, archive: AsyncIterator[bytes]) -> None:
     """Send an image archive to the engine and wait until it has taken it.
 
     Whether the image is then there is for the caller to check: engines report success too early.
@@ -167,19 +160,16 @@ async def load_image(
     Args:
         client: the engine.
         archive: the pieces of a tar archive; an exception that it raises comes out unchanged.
-        progress: what is told of the bytes sent.
-        total: bytes of the archive, for *progress*; None if not known.
 
     Raises:
         ImageLoadFailed: the engine refused the archive, or broke off; the message has its words.
         EngineUnavailable: the engine can't be reached.
     """
-    body = archive if progress is None else _counted(archive, progress, total)
     call = client.stream(
         "POST",
         "/images/load",
         params={"quiet": "1"},
-        body=body,
+        body=archive,
         headers={"Content-Type": "application/x-tar"},
     )
     try:
@@ -190,16 +180,6 @@ async def load_image(
         raise
     except EngineError as exc:
         raise ImageLoadFailed(f"the engine did not take the image: {exc}", status=exc.status) from exc
-
-
-async def _counted(
-    archive: AsyncIterator[bytes], progress: ProgressReporter, total: int | None
-) -> AsyncGenerator[bytes]:
-    sent = 0
-    async for piece in archive:
-        yield piece
-        sent += len(piece)
-        progress.update("sending the image to the engine", sent, total)
 
 
 async def _messages(response: aiohttp.ClientResponse) -> AsyncGenerator[dict[str, Any]]:
@@ -219,16 +199,14 @@ async def pull_image(
     report: Callable[[str, int | None, int | None], None] | None = None,
     *,
     platform: Platform | None = None,
-    auth: str | None = None,
 ) -> None:
-    """Let the engine pull an image from its registry.
+    """Let the engine pull an image from its registry, with no credentials of ours.
 
     Args:
         client: the engine.
         reference: the image; without tag and digest, ``latest`` is meant.
         report: called with a message, and the bytes done and in all as far as the engine tells them.
         platform: the platform to pull for; None for the engine's own.
-        auth: value of ``X-Registry-Auth``, if the registry wants credentials.
 
     Raises:
         InvalidReference: *reference* is not an image reference.
@@ -240,10 +218,9 @@ async def pull_image(
     # Without a tag, Docker would pull every tag of the repository.
     name = str(image) if image.tag or image.digest else f"{image}:latest"
     params = {"fromImage": name} | ({"platform": str(platform)} if platform else {})
-    headers = {"X-Registry-Auth": auth} if auth else {}
     layers: dict[str, tuple[int, int]] = {}
     try:
-        async with client.stream("POST", "/images/create", params=params, headers=headers) as response:
+        async with client.stream("POST", "/images/create", params=params) as response:
             async for message in _messages(response):
                 if report is not None and note_download(message, layers):
                     done, total = (sum(numbers) for numbers in zip(*layers.values(), strict=True))
