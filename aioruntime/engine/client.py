@@ -13,18 +13,19 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
-import aiodocker
 import aiohttp
 import anyio
 from yarl import URL
 
 from aioruntime.engine.api_version import negotiate
 from aioruntime.engine.capabilities import EngineCapabilities, describe, is_podman
-from aioruntime.engine.transport import Transport
+from aioruntime.engine.transport import DockerError, Transport
 from aioruntime.errors import EngineError, EngineUnavailable, StreamTruncated, one_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+
+    import aiodocker
 
     from aioruntime.engine.endpoint import Endpoint
 
@@ -52,7 +53,6 @@ class EngineClient:
         api_version: the API version spoken, such as ``1.41``.
         version: the engine's answer to ``/version``.
         capabilities: what the engine is and can do, as it said last.
-        tried: what was tried before this engine was found, for messages.
     """
 
     capabilities: EngineCapabilities
@@ -63,7 +63,6 @@ class EngineClient:
         self.docker: aiodocker.Docker = transport.docker
         self.api_version = ""
         self.version: dict[str, Any] = {}
-        self.tried: tuple[str, ...] = ()
 
     @classmethod
     @asynccontextmanager
@@ -225,7 +224,7 @@ class EngineClient:
         except TimeoutError as exc:
             within = f"within {timeout.total:g} s" if timeout.total is not None else "in time"
             raise EngineError(f"{method} {path}: no answer from {self._place} {within}") from exc
-        except (aiohttp.ClientConnectorError, aiodocker.DockerError) as exc:
+        except (aiohttp.ClientConnectorError, DockerError) as exc:
             raise EngineUnavailable(f"no engine answers at {self._place}: {one_line(str(exc))}") from exc
         except (aiohttp.ClientError, ConnectionError) as exc:
             reason = one_line(str(exc) or type(exc).__name__)

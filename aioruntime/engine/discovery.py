@@ -42,15 +42,15 @@ async def open_engine(
         url: the engine's address; None to look for one.
         kind: take only an engine of this kind; None for either.
         environ: environment variables to look at; None for this process's own.
-        home: home directory with Docker's settings; None for the user's own.
+        home: home directory with Docker's settings and sockets; None for the user's own.
         embedded: whether to run a private Podman service if nothing else is found.
 
     Raises:
         EngineUnavailable: nothing answers; the message lists what was tried and how to install an engine.
     """
     environ = os.environ if environ is None else environ
-    home = Path.home() if home is None else home
     tried: list[str] = []
+    home = home or _home(tried)
     async with AsyncExitStack() as stack:
         client = await _open_known(stack, await _candidates(url, environ, home), kind, tried)
         if client is None:
@@ -59,7 +59,6 @@ async def open_engine(
             client = await _open_embedded(stack, kind, embedded, tried)
         if client is None:
             raise EngineUnavailable(f"no {kind or 'container'} engine: {'; '.join(tried)}; {install_hint()}")
-        client.tried = tuple(tried)
         yield client
 
 
@@ -118,6 +117,14 @@ async def _open_embedded(
         raise
     stack.push_async_exit(opened)
     return client
+
+
+def _home(tried: list[str]) -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        tried.append("HOME: not set, so no home directory to look in")
+        return Path("/nonexistent")
 
 
 def _note_absent(environ: Mapping[str, str], home: Path, tried: list[str]) -> None:

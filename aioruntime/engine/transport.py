@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("Transport",)
+__all__ = ("DockerError", "Transport")
 
 import asyncio
 import os
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-import aiodocker
 import aiohttp
 
 from aioruntime.engine.endpoint import context_directory
@@ -20,6 +19,16 @@ from aioruntime.errors import EngineUnavailable, one_line
 
 if TYPE_CHECKING:
     from aioruntime.engine.endpoint import Endpoint
+
+try:
+    import aiodocker
+except RuntimeError:  # it wants a home directory when it is imported, and does not use it then
+    os.environ["HOME"] = "/nonexistent"
+    import aiodocker
+
+    del os.environ["HOME"]
+
+DockerError = aiodocker.DockerError
 
 _BUFFER = 64 * 1024
 
@@ -56,9 +65,14 @@ class Transport:
             if endpoint.url.startswith("ssh://"):
                 return cls._over_ssh(endpoint.url)
             return cls._over_tcp(endpoint)
-        except (OSError, ValueError, aiodocker.DockerError) as exc:
+        except (OSError, ValueError, DockerError) as exc:
             raise EngineUnavailable(
                 f"{endpoint.source}: {endpoint.shown_url} can't be used: {one_line(str(exc))}"
+            ) from exc
+        except RuntimeError as exc:  # of `Path.home`
+            raise EngineUnavailable(
+                f"{endpoint.source}: {endpoint.shown_url} needs files from the home directory, "
+                "and there is none; set HOME"
             ) from exc
 
     @classmethod
@@ -116,14 +130,17 @@ def _docker(url: str, connector: aiohttp.BaseConnector) -> aiodocker.Docker:
 
 def _tls_context(endpoint: Endpoint, scheme: str) -> ssl.SSLContext | None:
     """Return the TLS settings that Docker's own client would use; None for plain text."""
-    settings = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
     if endpoint.context is not None:
-        files = context_directory(settings, endpoint.context, "tls") / "docker"
+        files = context_directory(_settings(), endpoint.context, "tls") / "docker"
         return _load_tls(files) if files.is_dir() or scheme == "https" else None
     verify = os.environ.get("DOCKER_TLS_VERIFY", "") not in ("", "0")
     if scheme != "https" and not (verify and scheme == "tcp"):
         return None
-    return _load_tls(Path(os.environ.get("DOCKER_CERT_PATH") or settings))
+    return _load_tls(Path(os.environ.get("DOCKER_CERT_PATH") or _settings()))
+
+
+def _settings() -> Path:
+    return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
 
 
 def _load_tls(files: Path) -> ssl.SSLContext:

@@ -283,7 +283,9 @@ def free_bytes(path: Path) -> int:
 
 def default_root() -> Path:
     """Return the store's usual place: ``$AIORUNTIME_STORE``, else under the user's cache directory."""
-    chosen = os.environ.get("AIORUNTIME_STORE")
-    if chosen:
+    if chosen := os.environ.get("AIORUNTIME_STORE"):
         return Path(chosen)
-    return platformdirs.user_cache_path("aioruntime") / "store"
+    try:
+        return platformdirs.user_cache_path("aioruntime") / "store"
+    except RuntimeError as exc:
+        raise StoreError("no home directory to keep the store in; set AIORUNTIME_STORE or HOME") from exc
