@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ("EngineClient", "libpod_path", "path_part", "refusal")
 
 import json
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
@@ -21,9 +21,10 @@ from aioruntime.engine.api_version import negotiate
 from aioruntime.engine.capabilities import EngineCapabilities, describe, is_podman
 from aioruntime.engine.transport import DockerError, Transport
 from aioruntime.errors import EngineError, EngineUnavailable, StreamTruncated, one_line
+from aioruntime.tasks import to_completion
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 
     import aiodocker
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 _ERROR_LIMIT = 64 * 1024
 _OPEN_SECONDS = 30.0
+_PROBE_SECONDS = 10.0
+_CLOSE_SECONDS = 5.0
 
 
 def libpod_path(path: str) -> str:
@@ -79,44 +82,47 @@ class EngineClient:
         transport = Transport.to(endpoint)
         try:
             client = cls(endpoint, transport)
-            try:
-                await client._agree(timeout)
-                await client.probe(timeout=timeout)
-            except EngineUnavailable:
-                raise
-            except EngineError as exc:
-                raise EngineUnavailable(
-                    f"no usable engine at {client._place}: {exc}", status=exc.status
-                ) from exc
+            await client._agree(timeout)
+            await client.probe(timeout=timeout)
             yield client
         finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(5):
-                await transport.aclose()
+            await to_completion(_close_transport(transport))
 
     async def _agree(self, timeout: float) -> None:
-        document = await self.json("GET", "/version", timeout=timeout, versioned=False)
+        with self._usable():
+            document = await self.json("GET", "/version", timeout=timeout, versioned=False)
         if not isinstance(document, dict) or not isinstance(document.get("ApiVersion"), str):
             raise EngineUnavailable(f"what answers at {self._place} is no container engine")
         self.version = document
         self.api_version = negotiate(document["ApiVersion"], document.get("MinAPIVersion"))
         self.docker.api_version = f"v{self.api_version}"
 
-    async def probe(self, *, timeout: float = _OPEN_SECONDS) -> EngineCapabilities:
+    async def probe(self, *, timeout: float = _PROBE_SECONDS) -> EngineCapabilities:
         """Ask the engine what it is and can do now; the answer is also kept as `capabilities`.
 
         Args:
             timeout: seconds that each of its answers may take.
 
         Raises:
-            EngineError: it does not answer, or in an unknown way.
+            EngineUnavailable: it does not answer, or in an unknown way; the message has its address.
         """
-        info = await self.json("GET", "/info", timeout=timeout)
-        libpod_info = None
-        if is_podman(self.version):
-            path = libpod_path("/info")
-            libpod_info = await self.json("GET", path, timeout=timeout, versioned=False)
-        self.capabilities = describe(self.version, info, libpod_info)
+        with self._usable():
+            info = await self.json("GET", "/info", timeout=timeout)
+            libpod_info = None
+            if is_podman(self.version):
+                path = libpod_path("/info")
+                libpod_info = await self.json("GET", path, timeout=timeout, versioned=False)
+            self.capabilities = describe(self.version, info, libpod_info)
         return self.capabilities
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except EngineUnavailable:
+            raise
+        except EngineError as exc:
+            raise EngineUnavailable(f"no usable engine at {self._place}: {exc}", status=exc.status) from exc
 
     @property
     def _place(self) -> str:
@@ -198,8 +204,7 @@ class EngineClient:
             raise
         finally:
             if data is not None:
-                with anyio.CancelScope(shield=True), anyio.move_on_after(5):
-                    await _close(data)
+                await to_completion(_close(data))
 
     @asynccontextmanager
     async def _call(
@@ -266,7 +271,13 @@ class _Upload:
 
 
 async def _close(pieces: AsyncGenerator[bytes]) -> None:
-    # aiohttp has told its writing task to end, but does not wait for it; until then it holds the generator.
-    while getattr(pieces, "ag_running", False):  # noqa: ASYNC110 - nothing else tells
-        await anyio.sleep(0.001)
-    await pieces.aclose()
+    with anyio.move_on_after(_CLOSE_SECONDS):
+        # aiohttp has told its writing task to end, but does not wait for it; until then that holds us up.
+        while getattr(pieces, "ag_running", False):  # noqa: ASYNC110 - nothing else tells
+            await anyio.sleep(0.001)
+        await pieces.aclose()
+
+
+async def _close_transport(transport: Transport) -> None:
+    with anyio.move_on_after(_CLOSE_SECONDS):
+        await transport.aclose()

@@ -134,7 +134,7 @@ class EngineRuntime:
         """Ask the engine who it is."""
         capabilities = await self._client.probe()
         endpoint = self._client.endpoint
-        extra = {"endpoint": endpoint.url, "found_by": endpoint.source, **capabilities.as_text()}
+        extra = {"endpoint": endpoint.shown_url, "found_by": endpoint.source, **capabilities.as_text()}
         return RuntimeInfo(self.name, capabilities.version, extra)
 
     async def resolve(self, image: OciRef | str, platform: Platform | None = None) -> ResolvedImage:
