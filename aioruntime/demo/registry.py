@@ -167,7 +167,7 @@ class LocalRegistry:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "OTEL_TRACES_EXPORTER": "none"},
+            env=_environment(),
             start_new_session=True,
         )
         try:
@@ -237,6 +237,12 @@ async def _end(process: Process) -> None:
         os.killpg(process.pid, signal.SIGKILL)  # a session of its own: the keeper and the registry
         await process.wait()
     await process.aclose()
+
+
+def _environment() -> dict[str, str]:
+    # The registry takes REGISTRY_AUTH_FILE, which is Podman's, and all of that form for settings of its own.
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("REGISTRY_")}
+    return ours | {"OTEL_TRACES_EXPORTER": "none"}
 
 
 def _make_work_directory() -> Path:

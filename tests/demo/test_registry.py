@@ -152,6 +152,15 @@ def test_host_needs_a_running_registry() -> None:
         _ = LocalRegistry().host
 
 
+async def test_the_users_settings_of_podman_play_no_part(
+    docker_registry: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """REGISTRY_AUTH_FILE, which Podman's users set, is not taken for a setting of the registry."""
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
+    async with LocalRegistry() as registry:
+        assert registry.host
+
+
 async def test_cancel_leaves_nothing(docker_registry: str) -> None:
     """A cancelled task's registry is gone when the task is, also if it is cancelled again while it stops."""
     running = asyncio.Event()
