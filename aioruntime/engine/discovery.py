@@ -10,13 +10,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import anyio.to_thread
-
 from aioruntime.engine.client import EngineClient
 from aioruntime.engine.endpoint import Endpoint, candidate_endpoints, check_url, usual_sockets
 from aioruntime.engine.install import install_hint
 from aioruntime.engine.service import podman_program, private_podman
 from aioruntime.errors import EngineUnavailable
+from aioruntime.tasks import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -65,7 +64,7 @@ async def open_engine(
 async def _candidates(url: str | None, environ: Mapping[str, str], home: Path) -> list[Endpoint]:
     if url is not None:
         return [Endpoint(check_url(url, "url"), "url")]
-    return await anyio.to_thread.run_sync(candidate_endpoints, environ, home, _is_socket)
+    return await in_thread(candidate_endpoints, environ, home, _is_socket)
 
 
 async def _open_known(

@@ -12,18 +12,19 @@ import asyncio
 import os
 import resource
 import shutil
+import signal
 import tempfile
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
-import anyio.to_thread
 
 from aioruntime.engine.endpoint import Endpoint
 from aioruntime.engine.podman_conf import private_settings, read_settings, to_toml
 from aioruntime.errors import EngineUnavailable, one_line
+from aioruntime.tasks import in_thread, to_completion
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -36,35 +37,37 @@ _LONGEST_PAUSE = 0.2
 _SOCKET_LIMIT = 103
 _CAP_SYS_RESOURCE = 24
 
-# $1 is our directory, the rest is the service. The inner group waits for the service, so that its end is
-# noted; the outer shell waits for our end. TERM first, KILL after ten seconds; then nothing is left: not
-# even the binds of /run/netns and of its storage onto themselves that Podman makes at its first start and
-# leaves to every later one. While a container of anyone's uses them, umount refuses.
+# $1 is our directory, the rest is the service. The shell waits for the service and notes its end; the inner
+# group waits for our end, and then ends the service: by TERM for ten seconds (again and again, since at its
+# start the service still ignores it), by KILL after that. Then nothing is left: not even the binds of
+# /run/netns and of its storage onto themselves that Podman makes at its first start and leaves to every
+# later one. While a container of anyone's uses them, umount refuses.
 _SUPERVISOR = r"""
 mounts() { cut -d " " -f 5 /proc/self/mountinfo 2>/dev/null; }
 dir=$1; shift
 before=$(mounts)
 trap '' HUP INT QUIT TERM
+exec 3<&0 </dev/null
+( trap - HUP INT QUIT TERM; exec "$@" ) 3<&- >"$dir/log" 2>&1 &
+service=$!
 {
-  ( trap - HUP INT QUIT TERM; exec "$@" ) </dev/null >"$dir/log" 2>&1 &
-  echo $! >"$dir/pid"
-  wait $!
-  echo $? >"$dir/status"
+  read -r _ <&3
+  tries=0
+  until [ -e "$dir/status" ]; do
+    signal=TERM
+    [ $tries -lt 100 ] || signal=KILL
+    kill -$signal "$service" 2>/dev/null
+    tries=$((tries + 1))
+    sleep 0.1
+  done
 } &
-read -r _
-pid=$(cat "$dir/pid")
-kill -TERM "$pid" 2>/dev/null
-tries=0
-while [ ! -e "$dir/status" ]; do
-  tries=$((tries + 1))
-  if [ $tries -gt 100 ]; then kill -KILL "$pid" 2>/dev/null; break; fi
-  sleep 0.1
-done
+wait "$service"
+echo $? >"$dir/status"
 wait
 mounts | while read -r place; do
   case $place in
     /run/netns) ;;
-    */overlay) [ -d "$place-layers" ] || continue ;;
+    */overlay) [ -d "$place/l" ] || continue ;;
     *) continue ;;
   esac
   printf "%s\n" "$before" | grep -qxF -- "$place" || umount "$place" 2>/dev/null
@@ -107,25 +110,11 @@ async def private_podman(
     program = program or podman_program()
     if program is None:
         raise EngineUnavailable("the program podman is not installed")
-    prepared = await anyio.to_thread.run_sync(_prepare, program, root, runroot)
-    try:
-        process = await asyncio.create_subprocess_exec(
-            "/bin/sh", "-c", _SUPERVISOR, "aioruntime", str(prepared.directory), *prepared.arguments,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            # Ctrl-C in a terminal goes to its whole foreground group; the service is ended by us.
-            start_new_session=True,
-            env=prepared.environment,
-        )  # fmt: skip
-    except BaseException:
-        shutil.rmtree(prepared.directory, ignore_errors=True)
-        raise
-    try:
-        await _until_it_answers(prepared)
+    async with AsyncExitStack() as stack:
+        # Not to be cancelled half-way: a directory or a process that nobody knows of yet would be left.
+        prepared, process = await to_completion(_start(stack, program, root, runroot))
+        await _until_it_answers(prepared, process)
         yield Endpoint(f"unix://{prepared.socket}", "private podman service")
-    finally:
-        await _end(process, prepared.directory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +123,24 @@ class _Prepared:
     socket: Path
     arguments: list[str]
     environment: dict[str, str]
+
+
+async def _start(
+    stack: AsyncExitStack, program: str, root: Path | None, runroot: Path | None
+) -> tuple[_Prepared, asyncio.subprocess.Process]:
+    prepared = await in_thread(_prepare, program, root, runroot)
+    stack.push_async_callback(lambda: to_completion(in_thread(shutil.rmtree, prepared.directory, True)))
+    process = await asyncio.create_subprocess_exec(
+        "/bin/sh", "-c", _SUPERVISOR, "aioruntime", str(prepared.directory), *prepared.arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+        # Ctrl-C in a terminal goes to its whole foreground group; the service is ended by us.
+        start_new_session=True,
+        env=prepared.environment,
+    )  # fmt: skip
+    stack.push_async_callback(lambda: to_completion(_end(process)))
+    return prepared, process
 
 
 def _prepare(program: str, root: Path | None, runroot: Path | None) -> _Prepared:
@@ -203,13 +210,13 @@ def _runtime() -> str | None:
     return runc if runc is not None and (hybrid or shutil.which("crun") is None) else None
 
 
-async def _until_it_answers(prepared: _Prepared) -> None:
+async def _until_it_answers(prepared: _Prepared, process: asyncio.subprocess.Process) -> None:
     pause = _FIRST_PAUSE
     with anyio.move_on_after(_START_SECONDS):
         while True:
             if await _answers(prepared.socket):
                 return
-            if await anyio.to_thread.run_sync((prepared.directory / "status").exists):
+            if process.returncode is not None or await in_thread((prepared.directory / "status").exists):
                 raise EngineUnavailable(f"podman system service ended at once: {_last_words(prepared)}")
             await anyio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
@@ -240,14 +247,12 @@ async def _answers(socket: Path) -> bool:
         writer.transport.abort()
 
 
-async def _end(process: asyncio.subprocess.Process, directory: Path) -> None:
-    with anyio.CancelScope(shield=True):
-        if process.stdin is not None:
-            process.stdin.close()
-        with anyio.move_on_after(_STOP_SECONDS):
-            await process.wait()
-            return
-        with suppress(ProcessLookupError):
-            process.kill()
+async def _end(process: asyncio.subprocess.Process) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    with anyio.move_on_after(_STOP_SECONDS):
         await process.wait()
-        await anyio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
+        return
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # a session of its own: the shell and the service
+    await process.wait()

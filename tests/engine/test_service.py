@@ -1,23 +1,26 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
+import time
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aioruntime.engine import containers
+from aioruntime.engine import containers, service
 from aioruntime.engine.client import EngineClient
 from aioruntime.engine.podman_conf import merge, private_settings, read_settings, to_toml
 from aioruntime.engine.service import private_podman, service_arguments
 from aioruntime.errors import EngineUnavailable
 from tests.support import host, killing
+from tests.support.leaks import running_with
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
 
 needs_podman = pytest.mark.skipif(shutil.which("podman") is None, reason="apt-get install podman")
 
@@ -29,7 +32,7 @@ from aioruntime.engine.service import private_podman
 async def main():
     async with private_podman(root=Path(sys.argv[1]), runroot=Path(sys.argv[2])) as endpoint:
         directory = Path(endpoint.socket).parent
-        print("up", directory, (directory / "pid").read_text().strip())
+        print("up", directory)
         await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -44,6 +47,14 @@ def storage() -> Iterator[tuple[Path, Path]]:
         host.unmount_below(Path(directory))
 
 
+@pytest.fixture
+def spool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A short TMPDIR of its own, by which what was started is known."""
+    with tempfile.TemporaryDirectory(prefix="art-", dir="/tmp") as directory:
+        monkeypatch.setenv("TMPDIR", directory)
+        yield Path(directory)
+
+
 @needs_podman
 async def test_service_lives_with_its_context(storage: tuple[Path, Path]) -> None:
     """The service answers within its context and leaves neither process nor directory after it."""
@@ -52,12 +63,12 @@ async def test_service_lives_with_its_context(storage: tuple[Path, Path]) -> Non
         assert endpoint.socket is not None
         directory = Path(endpoint.socket).parent
         assert directory.stat().st_mode & 0o777 == 0o700
-        pid = int((directory / "pid").read_text())
+        assert any("podman" in process for process in running_with(str(directory)))
         async with EngineClient.open(endpoint) as client:
             assert client.capabilities.kind == "podman"
             assert await containers.list_by_label(client, "x") == []
     assert not directory.exists()
-    assert not host.alive(pid)
+    assert running_with(str(directory)) == []
 
 
 @needs_podman
@@ -69,28 +80,106 @@ async def test_service_leaves_no_mount(storage: tuple[Path, Path]) -> None:
     assert host.mounts_below(root) == []
 
 
+async def cancelled_at_its_spawn(monkeypatch: pytest.MonkeyPatch, work: Coroutine[Any, Any, None]) -> float:
+    """Cancel *work* when it has just started a process; return the seconds until it has ended."""
+    spawn = asyncio.create_subprocess_exec
+    task = asyncio.create_task(work)
+    loop = asyncio.get_running_loop()
+    spawned: list[float] = []
+
+    async def spawning(*arguments: Any, **options: Any) -> asyncio.subprocess.Process:
+        process = await spawn(*arguments, **options)
+        spawned.append(loop.time())
+        task.cancel()
+        return process
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "create_subprocess_exec", spawning)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    return loop.time() - spawned[0]
+
+
+def fake_podman(directory: Path, script: str) -> str:
+    program = directory / "podman"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+@pytest.mark.slow
+async def test_cancelled_right_after_the_spawn(
+    tmp_path: Path, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service whose context ends while it is being started ends at once, and nothing of it is left."""
+    program = fake_podman(tmp_path, "exec sleep 600")
+
+    async def start() -> None:
+        async with private_podman(program=program):
+            pass
+
+    for _ in range(30):
+        assert await cancelled_at_its_spawn(monkeypatch, start()) < 2
+        assert running_with(str(spool)) == []
+        assert os.listdir(spool) == []
+
+
+@pytest.mark.slow
+@needs_podman
+async def test_podman_cancelled_right_after_the_spawn(
+    storage: tuple[Path, Path], spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same with the real program, which has its own time to end in."""
+    root, runroot = storage
+
+    async def start() -> None:
+        async with private_podman(root=root, runroot=runroot):
+            pass
+
+    began = time.monotonic()
+    await start()
+    limit = time.monotonic() - began + 2
+    for _ in range(10):
+        assert await cancelled_at_its_spawn(monkeypatch, start()) < limit
+        assert running_with(str(spool)) == []
+        assert os.listdir(spool) == []
+        assert host.mounts_below(root) == []
+
+
+async def test_what_does_not_end_is_killed(
+    tmp_path: Path, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a last resort the service is killed together with the shell that watches it."""
+    monkeypatch.setattr(service, "_STOP_SECONDS", 0.3)
+    program = fake_podman(tmp_path, "trap '' TERM; echo up >&2; while :; do sleep 600; done")
+
+    async def is_up(*_: object) -> None:
+        assert host.poll(lambda: [log.read_text() for log in spool.glob("*/log")] == ["up\n"], 10)
+
+    monkeypatch.setattr(service, "_until_it_answers", is_up)
+    async with private_podman(program=program):
+        assert len(running_with(str(spool))) > 1
+    assert host.poll(lambda: running_with(str(spool)) == [], 2)
+    assert os.listdir(spool) == []
+
+
 @needs_podman
 async def test_service_ends_when_we_are_killed(storage: tuple[Path, Path]) -> None:
     """A SIGKILL of our process ends the service and removes its directory as well."""
     program = killing.Program(code=_CHILD, arguments=tuple(map(str, storage)))
     outcome = await killing.kill_at_line(program, "^up")
     assert outcome.killed
-    _, directory, pid = outcome.stdout.split()
-    assert host.poll(lambda: not os.path.exists(directory) and not host.alive(int(pid)), 20)
+    directory = outcome.stdout.split()[1]
+    assert host.poll(lambda: not os.path.exists(directory) and not running_with(directory), 20)
 
 
-async def test_program_that_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_program_that_ends_at_once(tmp_path: Path, spool: Path) -> None:
     """A service that does not start is told with its own words, and leaves nothing."""
-    program = tmp_path / "podman"
-    program.write_text('#!/bin/sh\necho "no $1 today" >&2\nexit 125\n')
-    program.chmod(0o755)
-    (tmp_path / "spool").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "spool"))
+    program = fake_podman(tmp_path, 'echo "no $1 today" >&2\nexit 125')
     with pytest.raises(EngineUnavailable, match=r"no --runtime today|no system today"):
-        async with private_podman(program=str(program)):
+        async with private_podman(program=program):
             pass
-    left = set(os.listdir(tmp_path / "spool"))
-    assert left == set()
+    assert os.listdir(spool) == []
 
 
 async def test_no_program(monkeypatch: pytest.MonkeyPatch) -> None:

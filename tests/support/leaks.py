@@ -7,6 +7,7 @@ import gc
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tests.support import host
@@ -62,6 +63,21 @@ async def assert_settles(before: Snapshot, seconds: float = 2.0) -> None:
     while snapshot().new_since(before) and loop.time() < end:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     assert_nothing_new(before)
+
+
+def running_with(text: str) -> list[str]:
+    """Describe the processes of the whole machine that have *text* in their arguments or environment.
+
+    A snapshot can't see an orphan, whose parent is process 1. Give what may start one a TMPDIR of its own,
+    and look for that: children inherit it.
+    """
+    found = []
+    for pid in sorted(host.parents().keys() - {os.getpid()}):
+        with suppress(OSError):
+            told = [Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ")]
+            if text.encode() in b"\0".join(told):
+                found.append(f"process {pid} {host.name_of(pid)}")
+    return found
 
 
 def _is_ours(pid: int, parents: dict[int, int], known: set[int]) -> bool:
