@@ -1,0 +1,94 @@
+"""The embedded default: no engine runs, but `podman` is installed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import aioruntime as ar
+from aioruntime.engine.discovery import open_engine
+from tests.engine.embedded import surroundings
+from tests.support.leaks import assert_settles, snapshot
+from tests.support.stepper import each_step, run_cancelled_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aioruntime.demo.registry import LocalRegistry
+    from tests.engine.embedded import Surroundings
+    from tests.support.stepper import How
+
+_HAS_ENGINE = any(Path(p).exists() for p in ("/var/run/docker.sock", "/run/podman/podman.sock"))
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("podman") is None, reason="apt-get install podman"),
+    pytest.mark.skipif(_HAS_ENGINE, reason="this machine has an engine of its own"),
+]
+
+
+@pytest.fixture
+def podman(monkeypatch: pytest.MonkeyPatch) -> Iterator[Surroundings]:
+    with surroundings(monkeypatch) as made:
+        yield made
+
+
+async def test_connect(registry: LocalRegistry, podman: Surroundings, tmp_path: Path) -> None:
+    """`connect` ends in a Podman service of our own, which runs containers, says so, and leaves nothing."""
+    image = ar.OciRef.parse(f"{registry.host}/tiny:1")
+    async with ar.connect(store=tmp_path / "store") as runtime:
+        info = await runtime.health_check()
+        await runtime.pull(image)
+        outcome = await runtime.run(ar.RunSpec(image, capture_output=True))
+        assert podman.left() != []
+
+    assert (info.name, info.extra["found_by"]) == ("podman", "private podman service")
+    assert outcome.stdout == b"hello\n"
+    assert podman.left() == []
+
+
+async def test_not_for_docker(podman: Surroundings) -> None:
+    """Who asks for Docker, or for no engine of our own, gets none."""
+    for open_none in (open_engine(kind="docker"), open_engine(embedded=False)):
+        with pytest.raises(ar.EngineUnavailable, match=r"docker\.sock: not there"):
+            async with open_none:
+                pass
+    assert podman.left() == []
+
+
+async def test_it_does_not_start(
+    podman: Surroundings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Podman does not start, its own words are told beside the places that were looked at."""
+    program = tmp_path / "podman"
+    program.write_text("#!/bin/sh\necho no storage here >&2\nexit 125\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(ar.EngineUnavailable, match=r"docker\.sock: not there.*no storage here"):
+        async with ar.connect(store=tmp_path / "store"):
+            pass
+    assert podman.left() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("how", "again_after"), [("task", None), ("task", 1), ("scope", None)])
+async def test_cancelled_at_each_step(
+    podman: Surroundings, tmp_path: Path, how: How, again_after: int | None
+) -> None:
+    """Cancelled at any await, even twice, `connect` leaves no process, mount, file, task or connection."""
+
+    async def work() -> None:
+        async with ar.connect(store=tmp_path / "store"):
+            pass
+
+    before = snapshot()
+    tried = 0
+    async for step in each_step(work):
+        await run_cancelled_at(work, step, how=how, again_after=again_after, may_finish=True)
+        await assert_settles(before)
+        assert podman.left() == [], f"step {step}"
+        tried += 1
+    assert tried > 20
