@@ -44,7 +44,7 @@ class RunOptions:
             env=dict(_variable(text) for text in self.env),
             mounts=[_mount(text) for text in self.mounts],
             gpu=GpuProfile(GpuSpec(required=True)) if self.gpu else GpuProfile(),
-            working_dir=self.workdir,  # type: ignore[arg-type]  # made a path by RunSpec
+            working_dir=self.workdir,
             user=self.user,
         )
 
@@ -61,7 +61,7 @@ def _mount(text: str) -> Mount:
     container, _, mode = rest.partition(":")
     if not container or mode not in ("", "ro", "rw"):
         raise InvalidSpec(f"--mount {text}: expected HOST:CONTAINER or HOST:CONTAINER:ro")
-    return Mount(host, container, mode == "ro")  # type: ignore[arg-type]  # made paths by Mount
+    return Mount(host, container, mode == "ro")
 
 
 async def pull(image: str, *, url: str | None, store: Path | None, platform: str | None) -> int:

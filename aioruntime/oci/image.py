@@ -6,6 +6,7 @@ __all__ = ("ImageMetadata", "ImageRef", "LayerSpec", "ResolvedImage")
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from aioruntime.errors import InvalidSpec
 from aioruntime.oci.digest import ImageDigest
@@ -33,6 +34,10 @@ class LayerSpec:
     size: int
     media_type: str
     blob_url: str | None = None
+
+    if TYPE_CHECKING:  # what the constructor takes; the attribute is what __post_init__ makes of it
+
+        def __init__(self, digest: str, size: int, media_type: str, blob_url: str | None = None) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "digest", ImageDigest(self.digest))

@@ -5,14 +5,19 @@ from __future__ import annotations
 __all__ = ("GpuProfile", "GpuSpec", "Mount", "RunOutcome", "RunSpec", "RuntimeInfo")
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import PurePath, PurePosixPath
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from aioruntime.errors import InvalidSpec, one_line
 from aioruntime.oci.image import ImageRef
 from aioruntime.oci.reference import OciRef
+
+# Constructors take more than they keep. The signatures below are for type checkers alone; at run time the
+# dataclass takes the values as they come, and ``__post_init__`` makes them what the attributes promise.
+_Path: TypeAlias = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,10 @@ class Mount:
     host_path: PurePath
     container_path: PurePosixPath
     read_only: bool = False
+
+    if TYPE_CHECKING:
+
+        def __init__(self, host_path: _Path, container_path: _Path, read_only: bool = False) -> None: ...
 
     def __post_init__(self) -> None:
         for name, kind in (("host_path", PurePath), ("container_path", PurePosixPath)):
@@ -101,17 +110,35 @@ class RunSpec:
     """
 
     image: OciRef | ImageRef
-    command: Sequence[str] = ()
+    command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict, hash=False)
-    mounts: Sequence[Mount] = ()
+    mounts: tuple[Mount, ...] = ()
     gpu: GpuProfile = GpuProfile()
     working_dir: PurePosixPath | None = None
     capture_output: bool = False
     user: str | None = None
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            image: OciRef | ImageRef | str,
+            command: Iterable[str] = (),
+            env: Mapping[str, str] = ...,
+            mounts: Iterable[Mount] = (),
+            gpu: GpuProfile = ...,
+            working_dir: _Path | None = None,
+            capture_output: bool = False,
+            user: str | None = None,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         if isinstance(self.image, str):
             object.__setattr__(self, "image", OciRef.parse(self.image))
+        if not isinstance(self.command, str):
+            object.__setattr__(self, "command", tuple(self.command))
+        object.__setattr__(self, "env", MappingProxyType(dict(self.env)))
+        object.__setattr__(self, "mounts", tuple(self.mounts))
         faults = [*_command_faults(self.command), *_env_faults(self.env)]
         if self.working_dir is not None:
             object.__setattr__(self, "working_dir", PurePosixPath(self.working_dir))
@@ -126,12 +153,14 @@ class RunSpec:
         faults += [f"two mounts at {path}" for path in doubled]
         if faults:
             raise InvalidSpec(f"can't run {self.image}: " + "; ".join(faults))
-        object.__setattr__(self, "command", tuple(self.command))
-        object.__setattr__(self, "env", MappingProxyType(dict(self.env)))
-        object.__setattr__(self, "mounts", tuple(self.mounts))
+
+    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
+        # A read-only view can be neither pickled nor copied; what it shows can.
+        values = (getattr(self, each.name) for each in fields(self))
+        return type(self), tuple(dict(v) if isinstance(v, MappingProxyType) else v for v in values)
 
 
-def _command_faults(command: Sequence[str]) -> list[str]:
+def _command_faults(command: tuple[str, ...] | str) -> list[str]:
     if isinstance(command, str):
         return [f'command is one string; give a list of arguments, such as ["sh", "-c", {command!r}]']
     return [

@@ -308,7 +308,7 @@ async def test_nothing_is_left_after_a_run(runtime: EngineRuntime, registry: Loc
 async def test_running_what_is_absent(runtime: EngineRuntime) -> None:
     """An image that the engine lacks is `ImageNotFound`, telling to pull it."""
     with pytest.raises(ar.ImageNotFound, match="pull it"):
-        await runtime.run(ar.RunSpec("example.org/none:1"))  # type: ignore[arg-type]
+        await runtime.run(ar.RunSpec("example.org/none:1"))
 
 
 async def containers(runtime: EngineRuntime) -> list[str]:

@@ -71,7 +71,7 @@ def test_fields_reach_both_engines(
     fields: dict[str, Any], docker: dict[str, Any], podman: dict[str, Any]
 ) -> None:
     """Each field is said in each engine's own words; what is not given is left to the image."""
-    spec = ar.RunSpec(IMAGE, **fields)  # type: ignore[arg-type]
+    spec = ar.RunSpec(IMAGE, **fields)
 
     assert docker_body(spec, ID, LABELS, None) == DOCKER | docker
     assert podman_body(spec, ID, LABELS, None) == PODMAN | podman
@@ -87,13 +87,13 @@ def test_fields_reach_both_engines(
 )
 def test_docker_is_asked_for_the_gpu(gpu: GpuRequest, expected: dict[str, Any]) -> None:
     """Docker gets one device request: all GPUs by capability, or devices by CDI name."""
-    body = docker_body(ar.RunSpec(IMAGE), ID, LABELS, gpu)  # type: ignore[arg-type]
+    body = docker_body(ar.RunSpec(IMAGE), ID, LABELS, gpu)
 
     assert body == DOCKER | {"HostConfig": {"Mounts": [], "DeviceRequests": [expected]}}
 
 
 def test_podman_is_asked_for_the_gpu() -> None:
     """Podman gets one device for each CDI name."""
-    body = podman_body(ar.RunSpec(IMAGE), ID, LABELS, CDI)  # type: ignore[arg-type]
+    body = podman_body(ar.RunSpec(IMAGE), ID, LABELS, CDI)
 
     assert body == PODMAN | {"devices": [{"path": "nvidia.com/gpu=0"}, {"path": "nvidia.com/gpu=1"}]}

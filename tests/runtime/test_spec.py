@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
-from typing import Any
+import copy
+import pickle
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, assert_type
 
 import pytest
 
@@ -38,14 +40,14 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
 def test_what_can_not_be_run_is_refused(fields: dict[str, Any], message: str) -> None:
     """A value that no engine could carry out is `InvalidSpec`, telling the value, before anything starts."""
     with pytest.raises(ar.InvalidSpec, match=message):
-        ar.RunSpec(IMAGE, **fields)  # type: ignore[arg-type]
+        ar.RunSpec(IMAGE, **fields)
 
 
 def test_every_fault_is_told() -> None:
     """One message names the image and all that is wrong, on one line."""
     with pytest.raises(ar.InvalidSpec) as caught:
         ar.RunSpec(
-            IMAGE,  # type: ignore[arg-type]
+            IMAGE,
             ["a\0", "b\n\0"],
             env={"": "x", "B": "\0"},
             mounts=[MOUNT, MOUNT],
@@ -65,16 +67,16 @@ def test_an_image_is_parsed() -> None:
     """A string is parsed as a reference; references and `ImageRef` stay what they are."""
     ref = ar.ImageRef(IMAGE, ar.ImageDigest.of(b""))
 
-    assert ar.RunSpec(IMAGE).image == ar.OciRef.parse(IMAGE)  # type: ignore[arg-type]
+    assert ar.RunSpec(IMAGE).image == ar.OciRef.parse(IMAGE)
     assert ar.RunSpec(ref).image is ref
     with pytest.raises(ar.InvalidReference):
-        ar.RunSpec("Not A Reference")  # type: ignore[arg-type]
+        ar.RunSpec("Not A Reference")
 
 
 def test_values_are_copied() -> None:
     """A specification does not change with what it was made from, nor can it be changed."""
     command, env, mounts = ["a"], {"A": "1"}, [MOUNT]
-    spec = ar.RunSpec(IMAGE, command, env, mounts, working_dir="/w")  # type: ignore[arg-type]
+    spec = ar.RunSpec(IMAGE, command, env, mounts, working_dir="/w")
     command.append("b")
     env["B"] = "2"
     mounts.clear()
@@ -87,10 +89,58 @@ def test_values_are_copied() -> None:
         spec.user = "root"  # type: ignore[misc]
 
 
+def test_iterators_are_kept() -> None:
+    """What an iterator yields is checked and kept, not used up by the check."""
+    spec = ar.RunSpec(IMAGE, iter(["a", "b"]), mounts=iter([MOUNT]))
+
+    assert (spec.command, spec.mounts) == (("a", "b"), (MOUNT,))
+    with pytest.raises(ar.InvalidSpec, match="two mounts at /data"):
+        ar.RunSpec(IMAGE, mounts=iter([MOUNT, MOUNT]))
+
+
+def test_types_are_wide_going_in_and_narrow_coming_out() -> None:
+    """Constructors take strings where the attributes are paths, references and digests, also for mypy."""
+    mount = ar.Mount("/a", Path("/b"))
+    spec = ar.RunSpec(IMAGE, ["a"], mounts=[mount], working_dir="/w")
+    layer = ar.LayerSpec("sha256:" + "1" * 64, 5, "x")
+
+    assert_type(spec.image, ar.OciRef | ar.ImageRef)
+    assert_type(spec.command, tuple[str, ...])
+    assert_type(spec.working_dir, PurePosixPath | None)
+    assert_type(mount.host_path, PurePath)
+    assert_type(mount.container_path, PurePosixPath)
+    assert_type(layer.digest, ar.ImageDigest)
+    kept = (spec.image, spec.working_dir, mount.host_path, mount.container_path, layer.digest)
+    assert [type(value) for value in kept] == [
+        ar.OciRef,
+        PurePosixPath,
+        type(PurePath()),
+        PurePosixPath,
+        ar.ImageDigest,
+    ]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ar.RunSpec(IMAGE, ["a"], {"A": "1"}, [MOUNT], ar.GpuProfile(ar.GpuSpec(True)), "/w", True, "1000"),
+        ar.RunOutcome(1, 0.5, b"out", b"err"),
+        ar.RuntimeInfo("docker", "26.1.5", {"os": "linux"}),
+        ar.ImageMetadata(ar.ImageDigest.of(b""), 1, {"a": "b"}, references=(IMAGE,), platform=ar.Platform()),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_can_be_sent_and_copied(value: object) -> None:
+    """Specifications and answers go to another process, and are copied, unchanged."""
+    assert pickle.loads(pickle.dumps(value)) == value
+    assert copy.deepcopy(value) == value
+    assert copy.copy(value) == value
+
+
 def test_equal_specifications_are_one_key() -> None:
     """Specifications of equal values are equal and hash alike, list or tuple."""
-    one = ar.RunSpec(IMAGE, ["a"], {"A": "1"})  # type: ignore[arg-type]
-    two = ar.RunSpec(IMAGE, ("a",), {"A": "1"})  # type: ignore[arg-type]
+    one = ar.RunSpec(IMAGE, ["a"], {"A": "1"})
+    two = ar.RunSpec(IMAGE, ("a",), {"A": "1"})
 
     assert one == two
     assert len({one, two}) == 1
@@ -110,9 +160,9 @@ def test_equal_specifications_are_one_key() -> None:
 def test_a_mount_needs_absolute_paths(host: str, container: str, message: str) -> None:
     """A path that is relative or has a NUL is refused by name when the mount is made."""
     with pytest.raises(ar.InvalidSpec, match=message):
-        ar.Mount(host, container)  # type: ignore[arg-type]
+        ar.Mount(host, container)
 
 
 def test_mount_paths_may_be_strings() -> None:
     """Strings become paths, so that mounts compare by what they mean."""
-    assert ar.Mount("/a", "/data/") == MOUNT  # type: ignore[arg-type]
+    assert ar.Mount("/a", "/data/") == MOUNT
