@@ -6,7 +6,7 @@ __all__ = ("EngineRuntime",)
 
 import secrets
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import anyio
 
@@ -24,6 +24,7 @@ from aioruntime.oci.reference import OciRef
 from aioruntime.progress import NoopProgress, finishing
 from aioruntime.registry.client import RegistryClient
 from aioruntime.runtime.arguments import gpu_arguments, mount_arguments
+from aioruntime.runtime.create import docker_body, podman_body
 from aioruntime.runtime.expectations import check_digest, check_layers
 from aioruntime.runtime.gpu import GpuRequest, gpu_request
 from aioruntime.runtime.locate import ImageTarget, Locator
@@ -49,7 +50,7 @@ _OWNER_LABEL = "aioruntime.owner"
 class EngineRuntime:
     """One engine, one store and one registry client, opened and closed together.
 
-    Use it with ``async with``. `DockerRuntime` and `PodmanRuntime` add what differs; what the methods
+    Use it with ``async with``. `DockerRuntime` and `PodmanRuntime` say which engine; what the methods
     promise is told in `ContainerRuntime`.
 
     Args:
@@ -65,7 +66,6 @@ class EngineRuntime:
     """
 
     kind: ClassVar[Literal["docker", "podman"]]
-    _libpod: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -115,13 +115,6 @@ class EngineRuntime:
         traceback: TracebackType | None,
     ) -> None:
         await self._stack.__aexit__(exc_type, exc, traceback)
-
-    # What differs between engines.
-
-    def _body(
-        self, spec: RunSpec, image_id: ImageDigest, labels: dict[str, str], gpu: GpuRequest | None
-    ) -> dict[str, Any]:
-        raise NotImplementedError
 
     # The contract.
 
@@ -198,9 +191,15 @@ class EngineRuntime:
     async def run(self, spec: RunSpec) -> RunOutcome:
         """Run a container to its end and remove it."""
         held, _ = await self._locator.locate(spec.image)
-        body = self._body(spec, held.id, {_OWNER_LABEL: self._owner}, self._gpu(spec.gpu))
+        libpod = self.kind == "podman"
+        make_body = podman_body if libpod else docker_body
         return await run_container(
-            self._client, body, what=str(spec.image), capture=spec.capture_output, libpod=self._libpod
+            self._client,
+            make_body(spec, held.id, {_OWNER_LABEL: self._owner}, self._gpu(spec.gpu)),
+            image_id=held.id,
+            what=str(spec.image),
+            capture=spec.capture_output,
+            libpod=libpod,
         )
 
     async def inspect(self, image: ImageTarget) -> ImageMetadata:

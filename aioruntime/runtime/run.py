@@ -73,13 +73,14 @@ def _write_through(output: Output) -> None:
 
 
 async def run_container(
-    client: EngineClient, body: dict[str, Any], *, what: str, capture: bool, libpod: bool
+    client: EngineClient, body: dict[str, Any], *, image_id: str, what: str, capture: bool, libpod: bool
 ) -> RunOutcome:
     """Run one container and remove it, also if this task is cancelled at any point.
 
     Args:
         client: the engine.
         body: what to create.
+        image_id: the engine's ID of the image in *body*.
         what: the image's name, for messages.
         capture: whether the output is returned, or passed through to this process's own streams.
         libpod: whether *body* is for Podman's own API.
@@ -94,7 +95,7 @@ async def run_container(
     sink = Captured() if capture else PassedThrough()
     try:
         # The request is not cut off halfway: an engine would go on and create it after we had looked.
-        await to_completion(_create(client, body, name, what, libpod))
+        await to_completion(_create(client, body, name, image_id, what, libpod))
         exit_code, duration = await _run_to_end(client, name, sink, what)
     finally:
         await to_completion(_remove(client, name))
@@ -103,15 +104,15 @@ async def run_container(
     return RunOutcome(exit_code, duration)
 
 
-async def _create(client: EngineClient, body: dict[str, Any], name: str, what: str, libpod: bool) -> None:
+async def _create(
+    client: EngineClient, body: dict[str, Any], name: str, image_id: str, what: str, libpod: bool
+) -> None:
     try:
         with anyio.fail_after(_CREATE_SECONDS):
             await containers.create(client, body, name=name, libpod=libpod)
     except EngineError as exc:
         if exc.status == 404:
-            await inspect_image(
-                client, body.get("Image") or body["image"]
-            )  # raises if that is what is missing
+            await inspect_image(client, image_id)  # raises if that is what is missing
         raise RunError(f"{what}: no container could be created: {exc.message}") from exc
     except TimeoutError:
         raise RunError(f"{what}: no container was created within {_CREATE_SECONDS} s") from None
