@@ -25,7 +25,7 @@ import msgspec
 
 from aioruntime.engine.attach import attach
 from aioruntime.engine.client import libpod_path, path_part
-from aioruntime.errors import EngineError, ImageNotFound, StreamTruncated, one_line
+from aioruntime.errors import EngineError, EngineUnavailable, ImageNotFound, StreamTruncated, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 # The engine may first have to unpack or copy files for the container.
 _CREATE_SECONDS = 300.0
 _REMOVE_SECONDS = 30.0
+_UNREACHABLE_SECONDS = 2.0
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 
@@ -61,6 +62,12 @@ class ContainerState:
     exit_code: int
     oom_killed: bool
     error: str
+
+    @property
+    def ended(self) -> bool:
+        """Whether its process has ended; one that is paused or being stopped has not."""
+        # ``stopped`` is Podman's, for one that has ended and is not cleaned up yet.
+        return self.status in ("exited", "stopped", "removing", "dead")
 
 
 class _State(msgspec.Struct, rename="pascal"):
@@ -172,25 +179,34 @@ async def remove(client: EngineClient, container: str, force: bool = True) -> No
         force: kill it first if it runs.
 
     Raises:
-        EngineError: it could still not be removed after about 30 seconds.
+        EngineError: it could still not be removed after about 30 seconds, or the engine could not be
+            reached for 2 (`EngineUnavailable`, `StreamTruncated`).
     """
     params = {"force": "1" if force else "0", "v": "1"}
-    deadline = anyio.current_time() + _REMOVE_SECONDS
+    path = f"/containers/{path_part(container)}"
+    began = anyio.current_time()
     pause = _FIRST_PAUSE
     while True:
+        left = max(1.0, began + _REMOVE_SECONDS - anyio.current_time())
         try:
-            await client.json("DELETE", f"/containers/{path_part(container)}", params=params)
+            await client.json("DELETE", path, params=params, timeout=left)
         except EngineError as exc:
             if exc.status == 404:
                 return
-            # 409: a removal is under way, or the container runs; 500: its files are still in use.
-            transient = exc.status == 500 or (exc.status == 409 and force)
-            if not transient or anyio.current_time() + pause > deadline:
+            if anyio.current_time() + pause > began + _worth_trying(exc, force):
                 raise
         else:
             return
         await anyio.sleep(pause)
         pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+def _worth_trying(error: EngineError, force: bool) -> float:
+    """Return for how many seconds a removal that failed so may yet succeed."""
+    if isinstance(error, EngineUnavailable | StreamTruncated):
+        return _UNREACHABLE_SECONDS
+    # 409: a removal is under way, or the container runs; 500: its files are still in use.
+    return _REMOVE_SECONDS if error.status == 500 or (error.status == 409 and force) else 0.0
 
 
 async def kill(client: EngineClient, container: str, signal: str = "SIGKILL") -> None:
