@@ -5,71 +5,37 @@ from __future__ import annotations
 __all__ = ("run_container",)
 
 import logging
+import math
 import secrets
-import sys
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from aioruntime.engine import containers
 from aioruntime.engine.images import inspect_image
-from aioruntime.errors import EngineError, EngineUnavailable, RunError, StreamTruncated
+from aioruntime.errors import EngineError, EngineUnavailable, RunError, StreamTruncated, one_line
+from aioruntime.runtime.output import Captured, PassedThrough
 from aioruntime.runtime.spec import RunOutcome
-from aioruntime.tasks import in_thread, task_group, to_completion
+from aioruntime.tasks import task_group, to_completion
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from anyio.abc import TaskGroup
 
+    from aioruntime.engine.attach import Attachment
     from aioruntime.engine.client import EngineClient
     from aioruntime.engine.frames import Output
+    from aioruntime.runtime.output import Sink
 
 _log = logging.getLogger("aioruntime")
 
 _CREATE_SECONDS = 120
-_REMOVE_SECONDS = 30
-_REMOVE_PAUSE = 0.25
 # An ended container closes its streams at once; an engine that does not, has lost them.
 _DRAIN_SECONDS = 30
-
-
-class Sink(Protocol):
-    """Where a container's output goes."""
-
-    async def write(self, output: Output) -> None:
-        """Take one piece."""
-
-
-class Captured:
-    """Keeps the output in memory."""
-
-    def __init__(self) -> None:
-        self.stdout = bytearray()
-        self.stderr = bytearray()
-
-    async def write(self, output: Output) -> None:
-        """Keep one piece."""
-        (self.stdout if output.stream == "stdout" else self.stderr).extend(output.data)
-
-
-class PassedThrough:
-    """Writes the output to this process's own standard streams, off the loop: a terminal can block."""
-
-    async def write(self, output: Output) -> None:
-        """Write one piece."""
-        await in_thread(_write_through, output)
-
-
-def _write_through(output: Output) -> None:
-    stream = sys.stdout if output.stream == "stdout" else sys.stderr
-    binary = getattr(stream, "buffer", None)
-    if binary is not None:
-        stream.flush()
-        binary.write(output.data)
-        binary.flush()
-    else:  # replaced by something that takes text only, such as io.StringIO
-        stream.write(output.data.decode(errors="replace"))
+# Podman closes the streams up to 40 ms before it knows that the container has ended; Docker knows it first.
+_LAG_SECONDS = 0.5
+_LAG_PAUSE = 0.02
 
 
 async def run_container(
@@ -87,18 +53,28 @@ async def run_container(
 
     Raises:
         ImageNotFound: the engine has no such image.
-        RunError: the container could not be created or started; it is gone.
+        EngineUnavailable: the engine can't be reached.
+        RunError: the container could not be created or started, or its output not be written; it is gone.
         StreamTruncated: the connection that carried the output was cut; the container is gone.
     """
     # A name chosen here finds the container even if the answer to its creation was lost.
     name = f"aioruntime-{secrets.token_hex(8)}"
     sink = Captured() if capture else PassedThrough()
+    follower = _Follower(client, name, sink, what)
+    notes: list[str] = []
     try:
-        # The request is not cut off halfway: an engine would go on and create it after we had looked.
-        await to_completion(_create(client, body, name, image_id, what, libpod))
-        exit_code, duration = await _run_to_end(client, name, sink, what)
-    finally:
-        await to_completion(_remove(client, name))
+        async with task_group() as group:
+            try:
+                # The request is not cut off halfway: an engine would go on and create it after we looked.
+                await to_completion(_create(client, body, name, image_id, what, libpod))
+                exit_code, duration = await _run_to_end(client, name, follower, group, what)
+            finally:
+                # Before the group waits for the follower, whose sink may be blocked.
+                await to_completion(_remove(client, name, notes))
+    except BaseException as exc:
+        for note in notes:
+            exc.add_note(note)
+        raise
     if isinstance(sink, Captured):
         return RunOutcome(exit_code, duration, bytes(sink.stdout), bytes(sink.stderr))
     return RunOutcome(exit_code, duration)
@@ -110,6 +86,8 @@ async def _create(
     try:
         with anyio.fail_after(_CREATE_SECONDS):
             await containers.create(client, body, name=name, libpod=libpod)
+    except (EngineUnavailable, StreamTruncated):
+        raise
     except EngineError as exc:
         if exc.status == 404:
             await inspect_image(client, image_id)  # raises if that is what is missing
@@ -118,7 +96,9 @@ async def _create(
         raise RunError(f"{what}: no container was created within {_CREATE_SECONDS} s") from None
 
 
-async def _run_to_end(client: EngineClient, name: str, sink: Sink, what: str) -> tuple[int, float]:
+async def _run_to_end(
+    client: EngineClient, name: str, follower: _Follower, group: TaskGroup, what: str
+) -> tuple[int, float]:
     async with AsyncExitStack() as stack:
         try:
             output = await stack.enter_async_context(containers.attach(client, name))
@@ -128,33 +108,86 @@ async def _run_to_end(client: EngineClient, name: str, sink: Sink, what: str) ->
         except EngineError as exc:
             raise RunError(f"{what}: the container did not start: {exc.message}", container_id=name) from exc
         started = time.monotonic()
-        group = await stack.enter_async_context(task_group())
-        drained = anyio.Event()
-        group.start_soon(_drain, output, sink, drained)
+        stack.callback(follower.stop)
+        group.start_soon(follower.follow, output)
         exit_code = await containers.wait(client, name)
         duration = time.monotonic() - started
-        with anyio.move_on_after(_DRAIN_SECONDS):
-            await drained.wait()
-        if not drained.is_set():
-            raise StreamTruncated(f"{what}: ended with {exit_code}, but its output did not end")
+        await follower.container_ended()
     return exit_code, duration
 
 
-async def _drain(output: AsyncIterator[Output], sink: Sink, drained: anyio.Event) -> None:
-    async for piece in output:
-        await sink.write(piece)
-    drained.set()
+async def _remove(client: EngineClient, name: str, notes: list[str]) -> None:
+    """Remove the container; that it may still be there is logged, and noted for the error on its way."""
+    try:
+        await containers.remove(client, name, force=True)
+    except EngineError as exc:
+        notes.append(f"container {name} could not be removed: {exc.message}")
+        _log.warning("%s", notes[-1])
 
 
-async def _remove(client: EngineClient, name: str) -> None:
-    failure: EngineError | None = None
-    with anyio.move_on_after(_REMOVE_SECONDS):
-        while True:
-            try:
-                await containers.remove(client, name, force=True)
-            except EngineError as exc:
-                failure = exc
-                await anyio.sleep(_REMOVE_PAUSE)
-            else:
-                return
-    _log.warning("container %s could not be removed within %d s: %s", name, _REMOVE_SECONDS, failure)
+class _Follower:
+    """Carries a container's output to a sink until it ends, and tells a cut from an end."""
+
+    def __init__(self, client: EngineClient, name: str, sink: Sink, what: str) -> None:
+        self._client = client
+        self._name = name
+        self._sink = sink
+        self._what = what
+        self._done = anyio.Event()
+        self._patience = math.inf
+        self._silence = anyio.CancelScope()
+        self._whole = anyio.CancelScope()
+
+    async def follow(self, output: Attachment) -> None:
+        """Carry all of *output*.
+
+        Raises:
+            RunError: the sink takes no more.
+            StreamTruncated: the output was cut, or did not end with the container.
+            EngineError: the engine can't tell whether the container runs.
+        """
+        with self._whole:
+            while (piece := await self._next(output)) is not None:
+                await self._pass_on(piece)
+            await self._check_end()
+            self._done.set()
+
+    async def container_ended(self) -> None:
+        """Return when all output was carried; from now on the engine may not be silent for long."""
+        self._patience = _DRAIN_SECONDS
+        self._silence.deadline = anyio.current_time() + _DRAIN_SECONDS
+        await self._done.wait()
+
+    def stop(self) -> None:
+        """Carry no more; what the sink is busy with may still take its time."""
+        self._whole.cancel()
+
+    async def _next(self, output: Attachment) -> Output | None:
+        with anyio.CancelScope(deadline=anyio.current_time() + self._patience) as self._silence:
+            return await anext(output, None)
+        raise StreamTruncated(f"{self._what}: the container has ended, but its output did not end")
+
+    async def _pass_on(self, piece: Output) -> None:
+        try:
+            await self._sink.write(piece)
+        except (OSError, ValueError) as exc:
+            reason = one_line(str(exc))
+            message = f"{self._what}: its output can't be written to this process's {piece.stream}: {reason}"
+            raise RunError(message, container_id=self._name) from exc
+
+    async def _check_end(self) -> None:
+        # Docker and Podman both keep the output open until the container ends, even if its process has
+        # closed its own streams. So if the container goes on, the connection was cut.
+        deadline = anyio.current_time() + _LAG_SECONDS
+        while self._patience == math.inf and await self._runs():
+            if anyio.current_time() > deadline:
+                raise StreamTruncated(f"{self._what}: the output was cut while the container was running")
+            await anyio.sleep(_LAG_PAUSE)
+
+    async def _runs(self) -> bool:
+        try:
+            return not (await containers.inspect(self._client, self._name)).ended
+        except EngineError as exc:
+            if exc.status == 404:  # removed by somebody else; waiting for it tells how it ended
+                return False
+            raise
