@@ -31,7 +31,7 @@ class Ended:
 
 @asynccontextmanager
 async def started(
-    *arguments: object, stderr: int = subprocess.PIPE
+    *arguments: object, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Start ``aioruntime`` with *arguments*; kill it if it outlives the context."""
     process = await asyncio.create_subprocess_exec(
@@ -40,7 +40,7 @@ async def started(
         "aioruntime",
         *map(str, arguments),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=stderr,
         cwd=ROOT,
         env=os.environ | {"TERM": "xterm", "COLUMNS": "100", "PYTHONWARNINGS": "error"},
@@ -57,7 +57,7 @@ async def ended(process: asyncio.subprocess.Process) -> Ended:
     """Wait for the end of a command, for a bounded time."""
     stdout, stderr = await asyncio.wait_for(process.communicate(), SECONDS)
     assert process.returncode is not None
-    return Ended(process.returncode, stdout.decode(), (stderr or b"").decode())
+    return Ended(process.returncode, (stdout or b"").decode(), (stderr or b"").decode())
 
 
 async def command(*arguments: object) -> Ended:

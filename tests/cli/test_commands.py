@@ -11,7 +11,8 @@ import pytest
 
 import aioruntime as ar
 from aioruntime.tasks import in_thread
-from tests.cli.child import command, ended, started
+from tests.cli.child import Ended, command, ended, started
+from tests.support.unixhttp import ask
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,6 +128,30 @@ async def test_a_missing_program_is_told(where: tuple[str, ...], registry: Local
     assert (found.status, found.stderr.count("\n")) == (125, 1)
     assert found.stderr.startswith("aioruntime: ")
     assert "no-such-program" in found.stderr
+
+
+async def without_a_reader(*arguments: object) -> Ended:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        async with started(*arguments, stdout=writing) as process:
+            return await ended(process)
+    finally:
+        os.close(writing)
+
+
+async def test_nobody_reads(where: tuple[str, ...], engine: Engine, registry: LocalRegistry) -> None:
+    """A command whose output nobody reads any more (`| head`) ends with 141, quietly and cleanly."""
+    image = f"{registry.host}/tiny:1"
+
+    pulled = await without_a_reader("pull", image, *where)
+    ran = await without_a_reader("run", *where, image, "--", "sh", "-c", "while echo y; do :; done")
+    examined = await without_a_reader("doctor", *where)
+
+    assert [each.status for each in (pulled, ran, examined)] == [141, 141, 141]
+    assert pulled.stderr.splitlines()[-1].startswith(f"{image}: 3 of 3 layers fetched (")
+    assert (ran.stderr, examined.stderr) == ("", "")
+    assert ask(engine.socket, "GET", "/containers/json?all=1")[1].strip() == b"[]"
 
 
 async def test_no_command_shows_the_help() -> None:
