@@ -62,10 +62,19 @@ _LINE_LIMIT = 300
 
 
 def one_line(text: str, limit: int = _LINE_LIMIT) -> str:
-    """Make foreign text safe to show: one line, no control characters, at most *limit* characters."""
-    line = " ".join(text[: limit * 4].split())
+    """Make foreign text safe to show: one line, no control characters, at most *limit* characters.
+
+    What is too long loses its middle.
+    """
+    if len(text) > limit * 8:
+        text = text[: limit * 4] + text[-limit * 4 :]
+    line = " ".join(text.split())
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
+    if len(escaped) <= limit:
+        return escaped
+    # What happened often stands at the end, behind whom it went through.
+    head = limit // 3
+    return f"{escaped[:head]}…{escaped[len(escaped) - (limit - head - 1) :]}"
 
 
 class AioRuntimeError(Exception):
@@ -220,7 +229,7 @@ class ImageNotFound(EngineError):
 
 
 class RunError(AioRuntimeError):
-    """A container could not be run to its end; it has been removed.
+    """A container could not be run to its end; it was removed, unless a note on the error says otherwise.
 
     Attributes:
         container_id: the engine's ID of the container; None if it was never created.

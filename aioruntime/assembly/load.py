@@ -19,11 +19,10 @@ from aioruntime.assembly.inflate import (
     open_inflated,
     telling_damage,
 )
-from aioruntime.assembly.plan import HeldImage, choose_donors, layers_to_omit
+from aioruntime.assembly.plan import HeldImage, choose_donors, held_image, layers_to_omit
 from aioruntime.engine.images import EngineImage, inspect_image, load_image, tag_image
 from aioruntime.errors import DigestMismatch, ImageLoadFailed, ImageNotFound, LayersMissing
 from aioruntime.oci.digest import ImageDigest
-from aioruntime.oci.platform import with_default_variant
 from aioruntime.oci.reference import OciRef
 from aioruntime.tasks import in_thread, task_group
 
@@ -126,7 +125,7 @@ async def assemble(
         for layer in image.layers:
             await store.discard_damaged(layer.digest)
         raise
-    await memory.remember(assembly.as_held(report.image_id))
+    await memory.remember(held_image(image, report.image_id))
     return report
 
 
@@ -148,14 +147,6 @@ class _Assembly:
         self._id = expected_id(image, client.capabilities)
         self._name = engine_name(image.reference)
         self._sent = 0
-
-    def as_held(self, image_id: ImageDigest) -> HeldImage:
-        """Describe the image as the engine's memory keeps it."""
-        image = self._image
-        digests = tuple(dict.fromkeys((image.digest, image.manifest_digest)))
-        layers = tuple(layer.digest for layer in image.layers)
-        platform = str(with_default_variant(image.platform))
-        return HeldImage(image_id, digests, layers, image.config.rootfs.diff_ids, platform)
 
     async def already_there(self) -> LoadReport | None:
         """Give the image its name if the engine holds it already."""
@@ -182,7 +173,7 @@ class _Assembly:
 
     async def _omittable(self, held: Sequence[HeldImage], memory: EngineMemory) -> frozenset[ImageDigest]:
         kind = self._capabilities.image_store
-        wanted = self.as_held(self._id)
+        wanted = held_image(self._image, self._id)
         confirmed: list[HeldImage] = []
         for donor in choose_donors(wanted, held, kind):
             try:

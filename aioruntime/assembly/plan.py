@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ("HeldImage", "choose_donors", "layers_to_omit")
+__all__ = ("HeldImage", "choose_donors", "held_image", "layers_to_omit")
 
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from aioruntime.oci.digest import ImageDigest
+from aioruntime.oci.platform import with_default_variant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from aioruntime.engine.capabilities import ImageStoreKind
+    from aioruntime.oci.image import ResolvedImage
 
 
 class HeldImage(msgspec.Struct, frozen=True):
@@ -32,6 +34,17 @@ class HeldImage(msgspec.Struct, frozen=True):
     layers: tuple[ImageDigest, ...]
     diff_ids: tuple[ImageDigest, ...]
     platform: str = ""
+
+
+def held_image(image: ResolvedImage, image_id: ImageDigest) -> HeldImage:
+    """Describe *image*, which an engine holds under *image_id*."""
+    return HeldImage(
+        image_id,
+        tuple(dict.fromkeys((image.digest, image.manifest_digest))),
+        tuple(layer.digest for layer in image.layers),
+        image.config.rootfs.diff_ids,
+        str(with_default_variant(image.platform)),
+    )
 
 
 def _common_prefix(image: HeldImage, donor: HeldImage) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ("run_command",)
 
 import asyncio
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 # What shells report for a program that a signal ended.
 _SIGNALLED = 128
+_UNREAD = _SIGNALLED + signal.SIGPIPE
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -27,7 +29,8 @@ def run_command(command: Coroutine[Any, Any, int], failure: int = 1) -> int:
 
     Args:
         command: what to run; it returns an exit status.
-        failure: the exit status when it raises an `AioRuntimeError`, whose message is written.
+        failure: the exit status when it raises an `AioRuntimeError`, whose message is written. Once nobody
+            reads what it prints (``| head``), it is quietly 141, as with other programs.
     """
     received: list[int] = []
 
@@ -47,11 +50,26 @@ def run_command(command: Coroutine[Any, Any, int], failure: int = 1) -> int:
         return await command
 
     try:
-        return asyncio.run(main())
+        status = asyncio.run(main())
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        return _unread()
     except AioRuntimeError as exc:
+        if isinstance(exc.__cause__, BrokenPipeError):
+            return _unread()
         print(f"aioruntime: {exc}", file=sys.stderr)
         return failure
     except asyncio.CancelledError:
         if not received:
             raise
         return _SIGNALLED + received[0]
+
+
+def _unread() -> int:
+    # What is still buffered goes nowhere, so that the interpreter's last flush has nothing to tell.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return _UNREAD

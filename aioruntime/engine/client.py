@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = ("EngineClient", "libpod_path", "path_part", "refusal")
 
+import errno
 import json
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 
     from aioruntime.engine.endpoint import Endpoint
 
+_HINTS = {
+    errno.ENOENT: "there is no such socket",
+    errno.ECONNREFUSED: "nothing listens there; is the engine running?",
+    errno.EACCES: "permission denied; run as a user who may use it (for Docker, one in the group docker)",
+}
 _ERROR_LIMIT = 64 * 1024
 _OPEN_SECONDS = 30.0
 _PROBE_SECONDS = 10.0
@@ -230,7 +236,7 @@ class EngineClient:
             within = f"within {timeout.total:g} s" if timeout.total is not None else "in time"
             raise EngineError(f"{method} {path}: no answer from {self._place} {within}") from exc
         except (aiohttp.ClientConnectorError, DockerError) as exc:
-            raise EngineUnavailable(f"no engine answers at {self._place}: {one_line(str(exc))}") from exc
+            raise EngineUnavailable(f"no engine answers at {self._place}: {unreachable(exc)}") from exc
         except (aiohttp.ClientError, ConnectionError) as exc:
             reason = one_line(str(exc) or type(exc).__name__)
             raise StreamTruncated(f"{method} {path}: the engine closed the connection: {reason}") from exc
@@ -252,6 +258,13 @@ def refusal(call: str, status: int, body: bytes) -> EngineError:
         text = json.loads(text)["message"]
     reason = one_line(str(text)) or "no reason given"
     return EngineError(f"{one_line(call)}: {reason} ({status})", status=status)
+
+
+def unreachable(exc: Exception) -> str:
+    """Tell why an engine can't be reached, and what can be done about it."""
+    error = exc.os_error if isinstance(exc, aiohttp.ClientConnectorError) else None
+    hint = _HINTS.get(error.errno or 0) if error is not None else None
+    return hint or one_line(str((error and error.strerror) or exc))
 
 
 class _Upload:

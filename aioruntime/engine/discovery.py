@@ -57,7 +57,8 @@ async def open_engine(
                 _note_absent(environ, home, tried)
             client = await _open_embedded(stack, kind, embedded, tried)
         if client is None:
-            raise EngineUnavailable(f"no {kind or 'container'} engine: {'; '.join(tried)}; {install_hint()}")
+            hint = "" if embedded and podman_program() else f"; {install_hint()}"
+            raise EngineUnavailable(f"no {kind or 'container'} engine: {'; '.join(tried)}{hint}")
         yield client
 
 

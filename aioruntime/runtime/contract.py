@@ -37,12 +37,12 @@ class ContainerRuntime(Protocol):
             EngineUnavailable: it can't be reached; the message says what was tried.
         """
 
-    async def resolve(self, image: OciRef | str, platform: Platform | None = None) -> ResolvedImage:
+    async def resolve(self, image: OciRef | str, platform: Platform | str | None = None) -> ResolvedImage:
         """Find out what *image* names in its registry now.
 
         Args:
             image: the reference; a digest decides over a tag.
-            platform: what it shall run on; None for the engine's own.
+            platform: what it shall run on, such as ``linux/arm64``; None for the engine's own.
 
         Returns:
             Its digest to pin, its manifest and config, and its layers with digest and size.
@@ -61,7 +61,7 @@ class ContainerRuntime(Protocol):
         image: OciRef | str,
         progress: ProgressReporter | None = None,
         *,
-        platform: Platform | None = None,
+        platform: Platform | str | None = None,
         expected_digest: str | None = None,
         expected_layers: Sequence[LayerSpec | str] | None = None,
         via: Literal["layers", "engine"] = "layers",
@@ -71,7 +71,7 @@ class ContainerRuntime(Protocol):
         Args:
             image: the reference.
             progress: told what happens.
-            platform: what it shall run on; None for the engine's own.
+            platform: what it shall run on, such as ``linux/arm64``; None for the engine's own.
             expected_digest: refuse unless the registry's digest of the image (of the index or of the
                 platform's manifest) is this one.
             expected_layers: refuse unless the image has just these layers, in this order.
@@ -196,7 +196,7 @@ class ContainerRuntime(Protocol):
         layers: Sequence[LayerSpec],
         progress: ProgressReporter | None = None,
         *,
-        platform: Platform | None = None,
+        platform: Platform | str | None = None,
     ) -> ImageRef:
         """Make *image* runnable in the engine from blobs that are all in the store.
 
@@ -207,7 +207,7 @@ class ContainerRuntime(Protocol):
             image: the reference.
             layers: the image's layers, base first.
             progress: told what happens.
-            platform: what it shall run on; None for the engine's own.
+            platform: what it shall run on, such as ``linux/arm64``; None for the engine's own.
 
         Returns:
             The name that the engine knows it by, and the registry's digest.

@@ -5,43 +5,35 @@ from __future__ import annotations
 __all__ = ("EngineRuntime",)
 
 import secrets
-from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-import anyio
-
 from aioruntime.assembly.catalog import find_image, keep_image
-from aioruntime.assembly.fetch import FetchReport, fetch_layers
-from aioruntime.assembly.load import LoadReport, assemble, engine_name
-from aioruntime.assembly.memory import EngineMemory
-from aioruntime.assembly.plan import HeldImage
-from aioruntime.engine import images
-from aioruntime.engine.discovery import open_engine
 from aioruntime.errors import InvalidSpec
 from aioruntime.oci.image import ImageRef, LayerSpec, ResolvedImage
-from aioruntime.oci.platform import with_default_variant
+from aioruntime.oci.platform import Platform
 from aioruntime.oci.reference import OciRef
 from aioruntime.progress import NoopProgress, finishing
-from aioruntime.registry.client import RegistryClient
 from aioruntime.runtime.arguments import gpu_arguments, mount_arguments
 from aioruntime.runtime.create import docker_body, podman_body
 from aioruntime.runtime.expectations import check_digest, check_layers
 from aioruntime.runtime.gpu import GpuRequest, gpu_request
-from aioruntime.runtime.locate import ImageTarget, Locator
 from aioruntime.runtime.run import run_container
+from aioruntime.runtime.session import Session, open_session
 from aioruntime.runtime.spec import RuntimeInfo
 from aioruntime.store.store import ImageStore
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from aioruntime.engine.client import EngineClient
     from aioruntime.oci.digest import ImageDigest
     from aioruntime.oci.image import ImageMetadata
-    from aioruntime.oci.platform import Platform
     from aioruntime.progress import ProgressReporter
+    from aioruntime.registry.client import RegistryClient
+    from aioruntime.runtime.locate import ImageTarget
     from aioruntime.runtime.spec import GpuProfile, Mount, RunOutcome, RunSpec
 
 _OWNER_LABEL = "aioruntime.owner"
@@ -83,30 +75,27 @@ class EngineRuntime:
         self._given_registry = registry
         self._given_client = client
         self._connections = connections
-        self._stack = AsyncExitStack()
         self._owner = secrets.token_hex(16)
+        self._opening: AbstractAsyncContextManager[Session] | None = None
+        self._session: Session | None = None
 
     async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as stack:
-            self._client = await self._open_client(stack)
-            self._registry = await self._open_registry(stack)
-            self._capabilities = self._client.capabilities
-            self._memory = EngineMemory(self.store, self._capabilities.engine_id)
-            self._locator = Locator(self._client, self._memory)
-            self._slots = anyio.CapacityLimiter(self._connections)
-            self._stack = stack.pop_all()
+        if self._opening is not None:
+            raise RuntimeError(f"this {type(self).__name__} is already open; make another one")
+        self._opening = open_session(
+            self._url,
+            self.kind,
+            self.store,
+            self._connections,
+            client=self._given_client,
+            registry=self._given_registry,
+        )
+        try:
+            self._session = await self._opening.__aenter__()
+        except BaseException:
+            self._opening = None
+            raise
         return self
-
-    async def _open_client(self, stack: AsyncExitStack) -> EngineClient:
-        if self._given_client is not None:
-            return self._given_client
-        return await stack.enter_async_context(open_engine(self._url, kind=self.kind))
-
-    async def _open_registry(self, stack: AsyncExitStack) -> RegistryClient:
-        if self._given_registry is not None:
-            return self._given_registry
-        own = RegistryClient(connections_per_host=self._connections)
-        return await stack.enter_async_context(own)
 
     async def __aexit__(
         self,
@@ -114,7 +103,19 @@ class EngineRuntime:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._stack.__aexit__(exc_type, exc, traceback)
+        opening, self._opening, self._session = self._opening, None, None
+        if opening is not None:
+            await opening.__aexit__(exc_type, exc, traceback)
+
+    @property
+    def _open(self) -> Session:
+        if self._session is None:
+            raise RuntimeError(f"this {type(self).__name__} is not open: use it with `async with`")
+        return self._session
+
+    @property
+    def _client(self) -> EngineClient:
+        return self._open.client
 
     # The contract.
 
@@ -130,22 +131,22 @@ class EngineRuntime:
         extra = {"endpoint": endpoint.shown_url, "found_by": endpoint.source, **capabilities.as_text()}
         return RuntimeInfo(self.name, capabilities.version, extra)
 
-    async def resolve(self, image: OciRef | str, platform: Platform | None = None) -> ResolvedImage:
+    async def resolve(self, image: OciRef | str, platform: Platform | str | None = None) -> ResolvedImage:
         """Find out what *image* names in its registry now."""
         reference = _reference(image)
-        platform = platform or self._capabilities.platform
+        wanted = self._platform(platform)
         if reference.pinned is not None:  # what a digest names never changes: no need to ask again
-            kept = await find_image(self.store, reference, platform)
+            kept = await find_image(self.store, reference, wanted)
             if kept is not None:
                 return kept
-        return await self._registry.resolve(reference, platform, documents=self.store)
+        return await self._open.registry.resolve(reference, wanted, documents=self.store)
 
     async def pull(
         self,
         image: OciRef | str,
         progress: ProgressReporter | None = None,
         *,
-        platform: Platform | None = None,
+        platform: Platform | str | None = None,
         expected_digest: str | None = None,
         expected_layers: Sequence[LayerSpec | str] | None = None,
         via: Literal["layers", "engine"] = "layers",
@@ -161,36 +162,24 @@ class EngineRuntime:
             check_layers(resolved, expected_layers)
         with finishing(progress):
             if via == "engine":
-                await self._pull_by_engine(resolved, progress)
+                await self._open.pull_by_engine(resolved, progress)
+                progress.finish(f"{resolved.reference}: pulled by {self.name}")
             else:
                 await self._pull_by_layers(resolved, progress)
         return resolved.digest
 
     async def _pull_by_layers(self, image: ResolvedImage, progress: ProgressReporter) -> None:
-        fetched = await self._fetch(image.layers, image.reference, progress)
+        fetched = await self._open.fetch(image.layers, image.reference, progress)
         await keep_image(self.store, image)
-        loaded = await self._assemble(image, progress)
+        loaded = await self._open.assemble(image, progress)
         progress.finish(
             f"{image.reference}: {len(fetched.fetched)} of {fetched.wanted} layers fetched "
             f"({fetched.downloaded_bytes} bytes), {loaded.sent_bytes} bytes sent to {self.name}"
         )
 
-    async def _pull_by_engine(self, image: ResolvedImage, progress: ProgressReporter) -> None:
-        # By digest, so that the engine gets what was checked even if the tag moves meanwhile.
-        by_digest = f"{image.reference.full_name}@{image.manifest_digest}"
-        await images.pull_image(self._client, by_digest, progress.update)
-        held = await images.inspect_image(self._client, by_digest)
-        await images.tag_image(self._client, held.id, engine_name(image.reference))
-        digests = (image.digest, image.manifest_digest)
-        layers = tuple(layer.digest for layer in image.layers)
-        platform = str(with_default_variant(image.platform))
-        await self._memory.remember(HeldImage(held.id, digests, layers, held.diff_ids, platform))
-        self._locator.note(image.reference, held.id)
-        progress.finish(f"{image.reference}: pulled by {self.name}")
-
     async def run(self, spec: RunSpec) -> RunOutcome:
         """Run a container to its end and remove it."""
-        held, _ = await self._locator.locate(spec.image)
+        held, _ = await self._open.locator.locate(spec.image)
         libpod = self.kind == "podman"
         make_body = podman_body if libpod else docker_body
         return await run_container(
@@ -204,11 +193,11 @@ class EngineRuntime:
 
     async def inspect(self, image: ImageTarget) -> ImageMetadata:
         """Tell what the engine knows of an image."""
-        return await self._locator.describe(image)
+        return await self._open.locator.describe(image)
 
     async def is_locally_available(self, image_ref: ImageRef | OciRef | str, digest: str) -> bool:
         """Tell whether the engine can run exactly the image that *digest* names, now."""
-        return await self._locator.is_available(image_ref, digest)
+        return await self._open.locator.is_available(image_ref, digest)
 
     def gpu_args(self, profile: GpuProfile) -> list[str]:
         """Return the command-line arguments that say the same as *profile*."""
@@ -231,7 +220,7 @@ class EngineRuntime:
             await self._check_urls(layers)
         reference = _reference(image) if image is not None else None
         with finishing(progress):
-            fetched = await self._fetch(layers, reference, progress)
+            fetched = await self._open.fetch(layers, reference, progress)
         progress.finish(f"{len(fetched.fetched)} of {fetched.wanted} layers fetched")
 
     async def assemble_image(
@@ -240,20 +229,20 @@ class EngineRuntime:
         layers: Sequence[LayerSpec],
         progress: ProgressReporter | None = None,
         *,
-        platform: Platform | None = None,
+        platform: Platform | str | None = None,
     ) -> ImageRef:
         """Make *image* runnable in the engine from blobs that are all in the store."""
         progress = progress or NoopProgress()
         reference = _reference(image)
-        platform = platform or self._capabilities.platform
+        runs_on = self._platform(platform)
         wanted = [layer.digest for layer in layers]
-        found = await find_image(self.store, reference, platform)
+        found = await find_image(self.store, reference, runs_on)
         if found is None or [layer.digest for layer in found.layers] != wanted:
-            found = await self._registry.resolve(reference, platform, documents=self.store)
+            found = await self._open.registry.resolve(reference, runs_on, documents=self.store)
             check_layers(found, wanted)
             await keep_image(self.store, found)
         with finishing(progress):
-            loaded = await self._assemble(found, progress)
+            loaded = await self._open.assemble(found, progress)
         progress.finish(f"{reference}: {loaded.sent_bytes} bytes sent to {self.name}")
         return ImageRef(loaded.name, found.digest)
 
@@ -268,7 +257,7 @@ class EngineRuntime:
             ImageNotFound: the engine has no such image.
             EngineError: the engine refused, for example since a container uses the image.
         """
-        await self._locator.remove(image)
+        await self._open.locator.remove(image)
 
     # Steps that several methods share.
 
@@ -280,27 +269,15 @@ class EngineRuntime:
                     "ensure_layers(layers, image=...)"
                 )
 
-    async def _fetch(
-        self, layers: Sequence[LayerSpec], reference: OciRef | None, progress: ProgressReporter
-    ) -> FetchReport:
-        return await fetch_layers(
-            layers,
-            image=reference,
-            source=self._registry,
-            store=self.store,
-            progress=progress,
-            connections=self._slots,
+    def _platform(self, wanted: Platform | str | None) -> Platform:
+        return (
+            Platform.parse(wanted)
+            if isinstance(wanted, str)
+            else wanted or self._client.capabilities.platform
         )
-
-    async def _assemble(self, image: ResolvedImage, progress: ProgressReporter) -> LoadReport:
-        report = await assemble(
-            image, store=self.store, client=self._client, memory=self._memory, progress=progress
-        )
-        self._locator.note(image.reference, report.image_id)
-        return report
 
     def _gpu(self, profile: GpuProfile) -> GpuRequest | None:
-        return gpu_request(profile, self._capabilities)
+        return gpu_request(profile, self._client.capabilities)
 
 
 def _reference(image: OciRef | str) -> OciRef:

@@ -34,12 +34,12 @@ class Captured:
     """Keeps the output in memory."""
 
     def __init__(self) -> None:
-        self.stdout = bytearray()
-        self.stderr = bytearray()
+        self.stdout = io.BytesIO()
+        self.stderr = io.BytesIO()
 
     async def write(self, output: Output) -> None:
         """Keep one piece."""
-        (self.stdout if output.stream == "stdout" else self.stderr).extend(output.data)
+        (self.stdout if output.stream == "stdout" else self.stderr).write(output.data)
 
 
 class PassedThrough:

@@ -76,7 +76,7 @@ async def run_container(
             exc.add_note(note)
         raise
     if isinstance(sink, Captured):
-        return RunOutcome(exit_code, duration, bytes(sink.stdout), bytes(sink.stderr))
+        return RunOutcome(exit_code, duration, sink.stdout.getvalue(), sink.stderr.getvalue())
     return RunOutcome(exit_code, duration)
 
 

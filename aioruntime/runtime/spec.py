@@ -147,7 +147,7 @@ class RunSpec:
         if self.user is not None and not self.user:
             faults.append("user is empty; leave it None for the image's own")
         elif self.user is not None and not _text(self.user):
-            faults.append(f"user {one_line(repr(self.user))} is not a string without NUL")
+            faults.append(f"user {one_line(repr(self.user))} is not text without NUL")
         targets = [mount.container_path for mount in self.mounts]
         doubled = sorted({str(path) for path in targets if targets.count(path) > 1})
         faults += [f"two mounts at {path}" for path in doubled]
@@ -163,22 +163,26 @@ class RunSpec:
 def _command_faults(command: tuple[str, ...] | str) -> list[str]:
     if isinstance(command, str):
         return [f'command is one string; give a list of arguments, such as ["sh", "-c", {command!r}]']
-    return [
-        f"argument {one_line(repr(arg))} is not a string without NUL" for arg in command if not _text(arg)
-    ]
+    return [f"argument {one_line(repr(arg))} is not text without NUL" for arg in command if not _text(arg)]
 
 
 def _env_faults(env: Mapping[str, str]) -> list[str]:
     faults = [f"env name {one_line(repr(name))} is not valid" for name in env if not _name(name)]
     return faults + [
-        f"env value of {one_line(str(name))} is not a string without NUL"
+        f"env value of {one_line(str(name))} is not text without NUL"
         for name, value in env.items()
         if not _text(value)
     ]
 
 
 def _text(value: object) -> bool:
-    return isinstance(value, str) and "\0" not in value
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # bytes that are not UTF-8, as `os.fsdecode` gives them: no engine gets them
+        return False
+    return True
 
 
 def _name(value: object) -> bool:
@@ -198,5 +202,5 @@ class RunOutcome:
 
     exit_code: int
     duration: float
-    stdout: bytes = b""
-    stderr: bytes = b""
+    stdout: bytes = field(default=b"", repr=False)
+    stderr: bytes = field(default=b"", repr=False)

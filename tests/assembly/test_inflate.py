@@ -144,7 +144,7 @@ async def test_docker_is_not_sent_a_broken_layer(docker_engine: Engine, tmp_path
     image = made_image([stored], diff_ids=[ImageDigest.of(b"layer" * 1000)])
     [layer] = image.layers
     async with ar.connect(docker_engine.url, store=tmp_path / "store") as runtime:
-        assert not runtime._capabilities.reads_zstd
+        assert not runtime._client.capabilities.reads_zstd
         await save(runtime.store, stored, layer.digest)
         await keep_image(runtime.store, image)
         if rotten:

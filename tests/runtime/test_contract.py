@@ -66,6 +66,20 @@ async def test_an_absent_engine_is_unavailable(tmp_path: Path) -> None:
             pass
 
 
+async def test_a_runtime_that_is_not_open_says_so(engine: Engine, tmp_path: Path) -> None:
+    """Without `async with`, and after it, every method tells that; to enter twice is refused."""
+    kind = {"docker": ar.DockerRuntime, "podman": ar.PodmanRuntime}[engine.kind]
+    runtime = kind(engine.url, store=tmp_path / "store")
+    with pytest.raises(RuntimeError, match="async with"):
+        await runtime.health_check()
+    async with runtime:
+        with pytest.raises(RuntimeError, match="already open"):
+            await runtime.__aenter__()
+        await runtime.health_check()
+    with pytest.raises(RuntimeError, match="async with"):
+        await runtime.inspect(NOWHERE)
+
+
 # resolve
 
 
@@ -83,9 +97,11 @@ async def test_resolve_names_the_layers(runtime: EngineRuntime, registry: LocalR
 async def test_an_index_is_resolved_for_the_engine(runtime: EngineRuntime, registry: LocalRegistry) -> None:
     """A multi-platform image gives the engine's own manifest; the digest to pin is the index's."""
     image = await runtime.resolve(f"{registry.host}/tiny:index")
+    other = await runtime.resolve(f"{registry.host}/tiny:index", "linux/s390x")
 
     assert image.platform.architecture == (await runtime.health_check()).extra["architecture"]
     assert image.digest != image.manifest_digest == ar.ImageDigest.of(image.raw_manifest)
+    assert (other.digest, other.platform.architecture) == (image.digest, "s390x")
 
 
 # pull

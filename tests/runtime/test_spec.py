@@ -15,7 +15,7 @@ IMAGE = "example.org/tool:1"
 MOUNT = ar.Mount(Path("/a"), PurePosixPath("/data"))
 FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"command": "echo hello"}, r"command is one string; .*\[\"sh\", \"-c\", 'echo hello'\]"),
-    ({"command": ["a\0b"]}, r"argument 'a\\x00b' is not a string without NUL"),
+    ({"command": ["a\0b"]}, r"argument 'a\\x00b' is not text without NUL"),
     ({"command": ["ok", 5]}, "argument 5 is not"),
     ({"command": [b"bytes"]}, "argument b'bytes' is not"),
     ({"command": ["ok", None]}, "argument None is not"),
@@ -30,8 +30,8 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"working_dir": ""}, "working_dir .* is not an absolute path"),
     ({"working_dir": "/a\0b"}, "working_dir"),
     ({"user": ""}, "user is empty"),
-    ({"user": "a\0b"}, "user .* is not a string"),
-    ({"user": 1000}, "user 1000 is not a string"),
+    ({"user": "a\0b"}, "user .* is not text"),
+    ({"user": 1000}, "user 1000 is not text"),
     ({"mounts": [MOUNT, ar.Mount(Path("/b"), PurePosixPath("/data"))]}, "two mounts at /data"),
 ]
 
@@ -166,3 +166,13 @@ def test_a_mount_needs_absolute_paths(host: str, container: str, message: str) -
 def test_mount_paths_may_be_strings() -> None:
     """Strings become paths, so that mounts compare by what they mean."""
     assert ar.Mount("/a", "/data/") == MOUNT
+
+
+@pytest.mark.parametrize("field", ["command", "env", "user"])
+def test_what_is_not_utf_8_is_refused(field: str) -> None:
+    """Bytes that are no UTF-8, as the file system's names may have, are refused and not changed."""
+    odd = "a\udcff"
+    values: dict[str, Any] = {"command": [odd], "env": {"A": odd}, "user": odd}
+
+    with pytest.raises(ar.InvalidSpec, match="not text"):
+        ar.RunSpec("tool:1", **{field: values[field]})

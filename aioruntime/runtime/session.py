@@ -1,0 +1,106 @@
+"""What a runtime works with while it is open: engine, store, registry, and what is known of them (L4)."""
+
+from __future__ import annotations
+
+__all__ = ("Session", "open_session")
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import anyio
+
+from aioruntime.assembly.fetch import FetchReport, fetch_layers
+from aioruntime.assembly.load import LoadReport, assemble, engine_name
+from aioruntime.assembly.memory import EngineMemory
+from aioruntime.assembly.plan import held_image
+from aioruntime.engine import images
+from aioruntime.engine.client import EngineClient
+from aioruntime.engine.discovery import open_engine
+from aioruntime.registry.client import RegistryClient
+from aioruntime.runtime.locate import Locator
+from aioruntime.store.store import ImageStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from aioruntime.oci.image import LayerSpec, ResolvedImage
+    from aioruntime.oci.reference import OciRef
+    from aioruntime.progress import ProgressReporter
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One engine, one store and one registry client, opened together by `open_session`.
+
+    Attributes:
+        client: the engine.
+        store: where layers are kept.
+        registry: where they come from.
+        memory: what the engine took from the store.
+        locator: finds images in the engine.
+        slots: the layers that may be fetched at once.
+    """
+
+    client: EngineClient
+    store: ImageStore
+    registry: RegistryClient
+    memory: EngineMemory
+    locator: Locator
+    slots: anyio.CapacityLimiter
+
+    async def fetch(
+        self, layers: Sequence[LayerSpec], reference: OciRef | None, progress: ProgressReporter
+    ) -> FetchReport:
+        """Bring *layers* into the store, from the repository of *reference* or by their own URLs."""
+        return await fetch_layers(
+            layers,
+            image=reference,
+            source=self.registry,
+            store=self.store,
+            progress=progress,
+            connections=self.slots,
+        )
+
+    async def assemble(self, image: ResolvedImage, progress: ProgressReporter) -> LoadReport:
+        """Make *image*, whose layers are in the store, runnable in the engine."""
+        report = await assemble(
+            image, store=self.store, client=self.client, memory=self.memory, progress=progress
+        )
+        self.locator.note(image.reference, report.image_id)
+        return report
+
+    async def pull_by_engine(self, image: ResolvedImage, progress: ProgressReporter) -> None:
+        """Have the engine pull *image* from its registry."""
+        # By digest, so that the engine gets what was checked even if the tag moves meanwhile.
+        by_digest = f"{image.reference.full_name}@{image.manifest_digest}"
+        await images.pull_image(self.client, by_digest, progress.update)
+        held = await images.inspect_image(self.client, by_digest)
+        await images.tag_image(self.client, held.id, engine_name(image.reference))
+        await self.memory.remember(held_image(image, held.id))
+        self.locator.note(image.reference, held.id)
+
+
+@asynccontextmanager
+async def open_session(
+    url: str | None,
+    kind: Literal["docker", "podman"],
+    store: ImageStore,
+    connections: int,
+    *,
+    client: EngineClient | None,
+    registry: RegistryClient | None,
+) -> AsyncIterator[Session]:
+    """Open what was not given, for the time of the context.
+
+    Raises:
+        EngineUnavailable: no engine of this *kind* answers.
+    """
+    async with AsyncExitStack() as stack:
+        if client is None:
+            client = await stack.enter_async_context(open_engine(url, kind=kind))
+        if registry is None:
+            registry = await stack.enter_async_context(RegistryClient(connections_per_host=connections))
+        memory = EngineMemory(store, client.capabilities.engine_id)
+        slots = anyio.CapacityLimiter(connections)
+        yield Session(client, store, registry, memory, Locator(client, memory), slots)
