@@ -31,9 +31,9 @@ PASSWD = b"root:x:0:0:root:/:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n"
 async def publish(layout: Path, cache: Path, storage: Path) -> None:
     """Build every image and push it to a registry that keeps *storage*.
 
-    ``samtools`` and ``bcftools`` have the tags ``gzip`` and ``zstd``; ``tiny:1`` has three small layers
-    and a shell, ``tiny:2`` one more, ``tiny:docker`` is tiny:1 with Docker's media types, and
-    ``tiny:index`` is tiny:1 for two platforms with an attestation beside them.
+    ``samtools`` and ``bcftools`` have the tags ``gzip`` and ``zstd``; ``tiny:0`` has two layers of one
+    file, ``tiny:1`` three small ones with a shell, ``tiny:2`` one more, ``tiny:docker`` is tiny:1 with
+    Docker's media types, and ``tiny:index`` is tiny:1 for two platforms with an attestation beside them.
     """
     async with LocalRegistry(storage) as registry:
         for compression in COMPRESSIONS:
@@ -42,7 +42,7 @@ async def publish(layout: Path, cache: Path, storage: Path) -> None:
                 await build_tool_image(tool, layout, cache, compression=compression, name=name)
                 await registry.push(layout, name, f"{tool}:{compression}")
         await in_thread(_write_tiny, layout)
-        for tag in ("1", "2", "docker", "index"):
+        for tag in ("0", "1", "2", "docker", "index"):
             await registry.push(layout, f"tiny-{tag}", f"tiny:{tag}")
 
 
@@ -52,6 +52,7 @@ def _write_tiny(layout: Path) -> None:
         env=("PATH=/bin", "FROM_IMAGE=yes"), cmd=("sh", "-c", "echo hello"), labels={"tiny": "yes"}
     )
     layers = [programs, {"etc/passwd": PASSWD, "data/one": b"1" * 5000}, {"data/two": b"2" * 7000}]
+    write_image(layout, "tiny-0", [{"one": b"1"}, {"two": b"2"}], config)
     write_image(layout, "tiny-1", layers, config)
     write_image(layout, "tiny-2", [*layers, {"data/three": b"3" * 9000}], config)
     write_image(layout, "tiny-docker", layers, config, family="docker")
