@@ -11,6 +11,7 @@ __all__ = ("EngineClient", "libpod_path", "path_part", "refusal")
 import errno
 import json
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
@@ -22,7 +23,7 @@ from aioruntime.engine.api_version import negotiate
 from aioruntime.engine.capabilities import EngineCapabilities, describe, is_podman
 from aioruntime.engine.transport import DockerError, Transport
 from aioruntime.errors import EngineError, EngineUnavailable, StreamTruncated, one_line
-from aioruntime.tasks import to_completion
+from aioruntime.tasks import task_group, to_completion
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
@@ -112,13 +113,19 @@ class EngineClient:
         Raises:
             EngineUnavailable: it does not answer, or in an unknown way; the message has its address.
         """
+        answers: dict[str, Any] = {}
+
+        async def ask(path: str, *, versioned: bool) -> None:
+            answers[path] = await self.json("GET", path, timeout=timeout, versioned=versioned)
+
+        libpod = libpod_path("/info")
         with self._usable():
-            info = await self.json("GET", "/info", timeout=timeout)
-            libpod_info = None
-            if is_podman(self.version):
-                path = libpod_path("/info")
-                libpod_info = await self.json("GET", path, timeout=timeout, versioned=False)
-            self.capabilities = describe(self.version, info, libpod_info)
+            # Podman runs other programs for each answer, for a tenth of a second or more.
+            async with task_group() as group:
+                group.start_soon(partial(ask, "/info", versioned=True))
+                if is_podman(self.version):
+                    group.start_soon(partial(ask, libpod, versioned=False))
+            self.capabilities = describe(self.version, answers["/info"], answers.get(libpod))
         return self.capabilities
 
     @contextmanager

@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from tests.support.engines import Engine
 
 
+SEED = 6
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("again_after", [None, 1])
-async def test_load(engine: Engine, again_after: int | None) -> None:
+@pytest.mark.parametrize(("again_after", "sample"), [(None, None), (1, 8)])
+async def test_load(engine: Engine, again_after: int | None, sample: int | None) -> None:
     """Cancelled at any await, even twice, a connection and what is being sent over it are closed."""
 
     async def archive() -> AsyncGenerator[bytes]:
@@ -42,7 +45,7 @@ async def test_load(engine: Engine, again_after: int | None) -> None:
                 await load_image(client, body)
 
     before = snapshot()
-    async for step in each_step(load):
+    async for step in each_step(load, sample=sample, seed=SEED):
         await run_cancelled_at(load, step, again_after=again_after, may_finish=True)
         await assert_settles(before)
 
