@@ -6,6 +6,8 @@ set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 venv=$root/.venv
 policy=/usr/sbin/policy-rc.d
+tree=/var/cache/aioruntime-tests/trixie
+tree_packages=ca-certificates,conmon,containerd,docker.io,iptables,netavark,nftables,podman,runc
 
 packages='
     ca-certificates conmon debootstrap docker-registry docker.io iproute2 iptables netavark nftables
@@ -83,6 +85,20 @@ install_packages() {
     return "$installed"
 }
 
+# Newer engines live in a Debian of their own, which nothing on this machine sees.
+make_tree() {
+    if [ -x "$tree/usr/bin/podman" ]; then return 0; fi
+    if ! may_be_root; then
+        say "for tests on newer engines, run as root: sh tests/bootstrap.sh"
+        return 1
+    fi
+    say "making a Debian 13 with newer engines in $tree"
+    quietly as_root rm -rf "$tree.new" || return 1
+    quietly as_root mkdir -p "$(dirname "$tree")" || return 1
+    quietly as_root debootstrap --variant=minbase --include="$tree_packages" trixie "$tree.new" || return 1
+    quietly as_root mv "$tree.new" "$tree"
+}
+
 find_python() {
     for name in python3 python3.13 python3.12 python3.11; do
         if good_python "$name"; then
@@ -116,7 +132,7 @@ make_venv() {
 
 status=0
 if command -v dpkg-query >/dev/null && command -v apt-get >/dev/null; then
-    install_packages || status=1
+    install_packages && make_tree || status=1
 else
     say "this is not Debian or Ubuntu; install by hand what stands for: $(printf '%s' "$packages" | xargs)"
     status=1

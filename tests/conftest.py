@@ -74,13 +74,13 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def docker_engine() -> Iterator[engines.Engine]:
     """A private Docker daemon for the whole session; leave it running and remove what you make."""
-    yield from started("docker")
+    yield from started("docker-20.10")
 
 
 @pytest.fixture(scope="session")
 def podman_engine() -> Iterator[engines.Engine]:
     """A private Podman service for the whole session; leave it running and remove what you make."""
-    yield from started("podman")
+    yield from started("podman-4.3")
 
 
 @pytest.fixture(params=["docker", "podman"])
@@ -90,22 +90,52 @@ def engine(request: pytest.FixtureRequest) -> engines.Engine:
     return found
 
 
-@pytest.fixture(params=["docker", "podman"])
+@pytest.fixture(scope="session")
+def running_engines() -> Iterator[dict[str, engines.Engine]]:
+    """Engines of other generations, each started at its first use and left running to the end."""
+    running: dict[str, engines.Engine] = {}
+    yield running
+    for engine in running.values():
+        engine.stop()
+
+
+@pytest.fixture(params=list(engines.FLAVORS))
+def every_engine(
+    request: pytest.FixtureRequest, running_engines: dict[str, engines.Engine]
+) -> engines.Engine:
+    """Each generation of engine in turn, running for the whole session."""
+    flavor = engines.FLAVORS[request.param]
+    if flavor.tree is None:
+        found: engines.Engine = request.getfixturevalue(f"{flavor.kind}_engine")
+        return found
+    if request.param not in running_engines:
+        demand(flavor)
+        running_engines[request.param] = engines.start(flavor)
+    return running_engines[request.param]
+
+
+@pytest.fixture(params=["docker-20.10", "podman-4.3"])
 def own_engine(request: pytest.FixtureRequest) -> Iterator[engines.Engine]:
     """A Docker, then a Podman, for one test alone: it may be killed, paused and filled."""
     yield from started(request.param)
 
 
-def started(kind: engines.Kind) -> Iterator[engines.Engine]:
-    """Start the engine and end it afterwards; skip where it is not installed, which CI does not allow."""
+def started(name: str) -> Iterator[engines.Engine]:
+    """Start the engine and end it afterwards."""
+    flavor = engines.FLAVORS[name]
+    demand(flavor)
+    with engines.start(flavor) as started:
+        yield started
+
+
+def demand(flavor: engines.Flavor) -> None:
+    """Skip where the engine is not installed, which CI does not allow."""
     try:
-        engines.require(kind)
+        engines.require(flavor)
     except engines.EngineUnavailable as missing:
         if os.environ.get("CI") == "true":
             pytest.fail(f"CI demands every engine: {missing}")
         pytest.skip(str(missing))
-    with engines.start(kind) as started:
-        yield started
 
 
 @pytest.fixture(scope="session")

@@ -90,7 +90,10 @@ class Locator:
             ImageNotFound: the engine does not have it.
         """
         held, digest = await self.locate(target)
-        if digest == held.id:
+        remembered = await self._memory.find(held.id, self._client.capabilities.platform)
+        if remembered is not None and digest not in remembered.digests[:-1]:
+            digest = remembered.digests[0]  # the last is the config's, which pins nothing
+        elif remembered is None and digest == held.id:
             digest = await self._pin(held)
         return ImageMetadata(digest, held.size, held.labels, held.id, held.references, held.platform)
 

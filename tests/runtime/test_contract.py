@@ -1,4 +1,4 @@
-"""The runtime contract, on a real Docker and a real Podman: each method, each promise."""
+"""The runtime contract, on real engines of every generation: each method, each promise."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ from aioruntime.demo.registry import LocalRegistry
 from tests.support.tools import remove_images
 
 NOWHERE = "sha256:" + "0" * 64
+
+
+@pytest.fixture
+def engine(every_engine: Engine) -> Engine:
+    """Each generation of engine in turn."""
+    return every_engine
 
 
 async def pulled(runtime: EngineRuntime, registry: LocalRegistry, name: str = "tiny:1") -> ar.OciRef:

@@ -24,6 +24,27 @@ if TYPE_CHECKING:
 
 Kind = Literal["docker", "podman"]
 
+TRIXIE = Path("/var/cache/aioruntime-tests/trixie")
+"""A Debian of its own, with newer engines, that `tests/bootstrap.sh` makes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flavor:
+    """An engine that can be started: whose, from which Debian, and with which image store."""
+
+    kind: Kind
+    tree: Path | None = None
+    containerd: bool = False
+
+
+FLAVORS = {
+    "docker-20.10": Flavor("docker"),
+    "podman-4.3": Flavor("podman"),
+    "docker-26.1": Flavor("docker", TRIXIE),
+    "docker-26.1-containerd": Flavor("docker", TRIXIE, containerd=True),
+    "podman-5.4": Flavor("podman", TRIXIE),
+}
+
 START_SECONDS = 60.0
 STOP_SECONDS = 45.0
 _ROOMY = 8 << 30
@@ -146,8 +167,11 @@ class Engine:
         return ""
 
 
-def require(kind: Kind) -> None:
+def require(flavor: Flavor) -> None:
     """Raise `EngineUnavailable` with the remedy if this machine cannot run the engine."""
+    kind = flavor.kind
+    if flavor.tree is not None and not (flavor.tree / "usr/bin/podman").exists():
+        raise EngineUnavailable(f"{flavor.tree} is missing: run tests/bootstrap.sh as root")
     missing = [_PACKAGES[name] for name in _NEEDS[kind] if shutil.which(name, path=_PATH) is None]
     if missing:
         raise EngineUnavailable(
@@ -157,12 +181,15 @@ def require(kind: Kind) -> None:
         raise EngineUnavailable(f"a private {kind} needs root; run the tests as root")
 
 
-def start_docker(*, data: Path | None = None, arguments: Sequence[str] = ()) -> Engine:
+def start_docker(
+    flavor: Flavor = FLAVORS["docker-20.10"], *, data: Path | None = None, arguments: Sequence[str] = ()
+) -> Engine:
     """Start a private `dockerd` that answers; `data` names the directory that its images shall be in."""
-    require("docker")
+    require(flavor)
     root, data = _directories("docker", data)
     name = _bridge(root)
-    (root / "daemon.json").write_text("{}")
+    settings = {"features": {"containerd-snapshotter": True}} if flavor.containerd else {}
+    (root / "daemon.json").write_text(json.dumps(settings))
     argv = (
         "dockerd",
         f"--config-file={root}/daemon.json",
@@ -182,17 +209,21 @@ def start_docker(*, data: Path | None = None, arguments: Sequence[str] = ()) -> 
         "--shutdown-timeout=1",
         *arguments,
     )
-    return _start("docker", root, data, argv, _environment(root), makes_bridge=True, cgroup=name)
+    return _start(flavor, root, data, argv, _environment(root), makes_bridge=True, cgroup=name)
 
 
 def start_podman(
-    *, data: Path | None = None, insecure: Sequence[str] = (), arguments: Sequence[str] = ()
+    flavor: Flavor = FLAVORS["podman-4.3"],
+    *,
+    data: Path | None = None,
+    insecure: Sequence[str] = (),
+    arguments: Sequence[str] = (),
 ) -> Engine:
     """Start a private `podman system service` that answers.
 
     Plain-HTTP registries on loopback are allowed on every port; `insecure` names more (`host:port`).
     """
-    require("podman")
+    require(flavor)
     root, data = _directories("podman", data)
     env = _environment(root) | podman_files.write(root, data, _bridge(root), insecure)
     argv = (
@@ -206,19 +237,21 @@ def start_podman(
         "--time=0",
         f"unix://{root}/s",
     )
-    return _start("podman", root, data, argv, env)
+    return _start(flavor, root, data, argv, env)
 
 
-def start(kind: Kind, *, data: Path | None = None) -> Engine:
-    """Start the engine of the given kind."""
-    return start_docker(data=data) if kind == "docker" else start_podman(data=data)
+def start(flavor: Flavor, *, data: Path | None = None) -> Engine:
+    """Start the engine of the given flavor."""
+    return start_docker(flavor, data=data) if flavor.kind == "docker" else start_podman(flavor, data=data)
 
 
 def _start(
-    kind: Kind, root: Path, data: Path, argv: tuple[str, ...], env: dict[str, str], **settings: Any
+    flavor: Flavor, root: Path, data: Path, argv: tuple[str, ...], env: dict[str, str], **settings: Any
 ) -> Engine:
     log = root / "log"
-    spec = Spec(argv, env, str(log), (str(data), str(root)), _HIDDEN[kind], _bridge(root), **settings)
+    tree = str(flavor.tree or "")
+    hidden = tuple(f"{tree}{directory}" for directory in _HIDDEN[flavor.kind])
+    spec = Spec(argv, env, str(log), (str(data), str(root)), hidden, _bridge(root), tree=tree, **settings)
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.guard", spec.to_json()],
         cwd=_REPOSITORY,
@@ -229,7 +262,7 @@ def _start(
         text=True,
         start_new_session=True,
     )
-    engine = Engine(kind, f"unix://{root}/s", root / "s", root, data, process, log, env)
+    engine = Engine(flavor.kind, f"unix://{root}/s", root / "s", root, data, process, log, env)
     try:
         engine.start()
     except BaseException:

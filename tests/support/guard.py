@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class Spec:
     """What the guard is told: the command, its surroundings, and what to remove at the end.
 
     `hidden` directories of the host are empty for this daemon: it keeps state there whatever its options say.
+    With `tree`, another system's root directory, the daemon is that system's.
     """
 
     argv: tuple[str, ...]
@@ -39,6 +41,7 @@ class Spec:
     bridge: str = ""
     makes_bridge: bool = False
     cgroup: str = ""
+    tree: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -58,9 +61,10 @@ def _spawn(spec: Spec) -> int:
         (os.POSIX_SPAWN_OPEN, 1, spec.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
+    argv = ("chroot", spec.tree, *spec.argv) if spec.tree else spec.argv
     return os.posix_spawnp(
-        spec.argv[0],
-        spec.argv,
+        argv[0],
+        argv,
         spec.env,
         file_actions=actions,
         setsid=True,
@@ -122,7 +126,7 @@ def clean_up(spec: Spec) -> None:
         top = Path("/sys/fs/cgroup")
         host.remove_cgroups([*top.glob(f"*/{spec.cgroup}"), *top.glob(spec.cgroup)])
     roots = [Path(directory) for directory in spec.directories]
-    host.unmount_below(*roots)
+    host.unmount_below(*roots, *(Path(f"{spec.tree}{root}") for root in roots))
     for root in roots:
         shutil.rmtree(root, ignore_errors=True)
         if root.exists():
@@ -138,6 +142,8 @@ def main() -> None:
     host.own_mount_namespace()
     signal.signal(signal.SIGCHLD, _reap)
     try:
+        if spec.tree:
+            host.enter_tree(Path(spec.tree), (*spec.directories, tempfile.gettempdir()))
         for path in spec.hidden:
             host.hide_directory(Path(path))
         if spec.bridge and spec.makes_bridge:

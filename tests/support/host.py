@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS = 0x00020000
-_MS_REC, _MS_SLAVE = 0x4000, 0x80000
+_MS_BIND, _MS_REC, _MS_SLAVE = 0x1000, 0x4000, 0x80000
 _MNT_DETACH = 2
 _PR_SET_CHILD_SUBREAPER = 36
 _SIOCBRADDBR, _SIOCBRDELBR, _SIOCSIFFLAGS = 0x89A0, 0x89A1, 0x8914
@@ -45,6 +45,26 @@ def hide_directory(path: Path) -> None:
     """Put an empty directory over `path` for this mount namespace alone."""
     path.mkdir(parents=True, exist_ok=True)
     _check(_libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", 0, b"mode=755"), f"mount tmpfs on {path}")
+
+
+def enter_tree(tree: Path, shared: Iterable[str]) -> None:
+    """Make another system's root directory one that a daemon can be started in, for this mount namespace.
+
+    It gets the kernel's file systems, and the `shared` directories of the host at the same place. That it is
+    a mount point itself, dockerd needs to find where its data lies.
+    """
+    _bind(tree, tree)
+    for place in ("/proc", "/sys", "/dev", *shared):
+        target = Path(f"{tree}{place}")
+        if not target.exists():  # else it came with /dev
+            target.mkdir(parents=True)
+        _bind(Path(place), target)
+
+
+def _bind(source: Path, target: Path) -> None:
+    flags = _MS_BIND | _MS_REC
+    result = _libc.mount(os.fsencode(source), os.fsencode(target), None, flags, None)
+    _check(result, f"mount --rbind {source} {target}")
 
 
 def mounts_below(*roots: Path) -> list[str]:

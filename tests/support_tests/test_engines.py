@@ -157,7 +157,7 @@ import signal
 from tests import conftest
 from tests.support import engines, host
 from tests.support.rootfs import import_image, program_tar, run_image
-engine = engines.start({engine.kind!r})
+engine = engines.start(engines.Flavor({engine.kind!r}))
 run_image(engine, import_image(engine, "sleeper", program_tar("sleep")), "sleep", "10000")
 print(engine.root, engine.process.pid, *host.descendants(engine.process.pid), flush=True)
 signal.pause()
@@ -180,7 +180,7 @@ signal.pause()
 
 def test_two_at_once(engine: engines.Engine, sleeper: bytes) -> None:
     """Two engines of a kind run side by side: neither sees the other's images and containers."""
-    with engines.start(engine.kind) as other:
+    with engines.start(engines.Flavor(engine.kind)) as other:
         run_image(other, import_image(other, "only-there", sleeper), "sleep", "10000")
         assert containers(other) == ["running"]
         assert ask(engine.socket, "GET", "/v1.40/images/localhost/only-there/json")[0] == 404
@@ -191,7 +191,7 @@ def test_two_at_once(engine: engines.Engine, sleeper: bytes) -> None:
 
 def test_data_elsewhere(engine: engines.Engine, tmp_path: Path) -> None:
     """The images can be put into a directory of the test's, of which a stop leaves no more than it was."""
-    with engines.start(engine.kind, data=tmp_path) as other:
+    with engines.start(engines.Flavor(engine.kind), data=tmp_path) as other:
         assert any(other.data.iterdir())
         assert other.data.is_relative_to(tmp_path)
     assert not other.data.exists()
@@ -215,7 +215,7 @@ def test_a_daemon_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.Monkey
     """A daemon that does not start raises with its log, and nothing is left of it."""
     monkeypatch.setattr(engines, "_base", lambda: str(tmp_path))
     try:
-        engines.require("docker")
+        engines.require(engines.Flavor("docker"))
     except engines.EngineUnavailable as missing:
         pytest.skip(str(missing))
     with pytest.raises(engines.EngineDied, match="unknown flag: --no-such-flag"):
@@ -228,7 +228,7 @@ def test_missing_program_names_the_package(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
 
     with pytest.raises(engines.EngineUnavailable, match=r"apt-get install .* podman conmon runc"):
-        engines.require("podman")
+        engines.require(engines.Flavor("podman"))
 
 
 def test_ci_demands_every_engine(monkeypatch: pytest.MonkeyPatch) -> None:
