@@ -37,8 +37,7 @@ class RichProgress:
             raise ImportError("RichProgress needs rich: pip install 'aioruntime[cli]'") from exc
         self._console = console or Console(stderr=True)
         self._bars: Progress | None = None
-        self._whole: TaskID | None = None
-        self._message = ""
+        self._steps: dict[str, TaskID] = {}
         self._layers: dict[str, TaskID] = {}
         self._paused = False
 
@@ -54,13 +53,11 @@ class RichProgress:
         self._clear()
 
     def update(self, message: str, current: int | None = None, total: int | None = None) -> None:
-        """Move the bar of the whole; a new *message* starts it again."""
+        """Move the bar of the step called *message*."""
         bars = self._drawn()
-        if self._whole is None or message != self._message:
-            if self._whole is not None:
-                bars.remove_task(self._whole)
-            self._whole, self._message = bars.add_task(message, total=total), message
-        bars.update(self._whole, completed=current or 0, total=total)
+        if message not in self._steps:
+            self._steps[message] = bars.add_task(message, total=total)
+        bars.update(self._steps[message], completed=current or 0, total=total)
 
     def layer(self, digest: str, current: int, total: int) -> None:
         """Move the bar of a layer; it goes when the layer is done."""
@@ -118,4 +115,4 @@ class RichProgress:
     def _clear(self) -> None:
         if self._bars is not None:
             self._bars.stop()
-        self._bars, self._whole, self._layers = None, None, {}
+        self._bars, self._steps, self._layers = None, {}, {}

@@ -2,104 +2,74 @@
 
 It is an OCI image layout (``image-layout.md``) and a ``docker save`` archive at once: ``manifest.json``
 points at the same ``blobs/sha256`` files. Docker with graph drivers reads ``manifest.json``; Podman and
-Docker with the containerd store read the layout, and accept it with blobs left out that they hold.
+Docker with the containerd store read the layout, and accept it with blobs left out that they hold. Every
+engine takes the files in any order.
 """
 
 from __future__ import annotations
 
-__all__ = ("Blob", "Entry", "archive_entries", "archive_size", "stream_archive")
+__all__ = ("Entry", "archive_size", "blob_name", "document_entries", "stream_archive")
 
 import tarfile
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from aioruntime.assembly.inflate import Inflated
-from aioruntime.oci.image import LayerSpec, ResolvedImage
-
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 
     from aioruntime.oci.digest import ImageDigest
+    from aioruntime.oci.image import ResolvedImage
+
+    Source: TypeAlias = Callable[[], AsyncGenerator[bytes]]
 
 _BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Blob:
-    """A layer that goes into the archive from the store.
-
-    Args:
-        layer: the blob in the store.
-        inflated: what it becomes on the way; None if it goes as it is.
-    """
-
-    layer: LayerSpec
-    inflated: Inflated | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Entry:
-    """A regular file of the archive: its name, its size in bytes and where its content comes from."""
+    """A regular file of the archive: its name, its size in bytes, and its content or what opens that."""
 
     name: str
     size: int
-    content: bytes | Blob
+    content: bytes | Source
 
 
-def archive_entries(
-    image: ResolvedImage,
-    name: str,
-    omit: Collection[ImageDigest] = (),
-    inflated: Mapping[ImageDigest, Inflated] | None = None,
-) -> list[Entry]:
-    """List the files of the archive for *image*, the small documents first.
-
-    Args:
-        image: the image; its layers are in the store.
-        name: the full name, with tag, that the engine shall give it.
-        omit: layers to leave out since the engine holds them.
-        inflated: layers to send inflated, for an engine that can't read their compression. Such an
-            archive is a ``docker save`` archive only, since the manifest names the compressed blobs.
-    """
-    inflated = inflated or {}
-    documents = [
-        _document(image.manifest_digest, image.raw_manifest),
-        _document(image.manifest.config.digest, image.raw_config),
-    ]
-    layout = [
-        Entry("oci-layout", *_sized(b'{"imageLayoutVersion":"1.0.0"}')),
-        Entry("index.json", *_sized(_index(image, name))),
-    ]
-    layers = [_layer_entry(layer, inflated.get(layer.digest)) for layer in image.layers]
-    save = Entry("manifest.json", *_sized(_save_manifest(image, name, [entry.name for entry in layers])))
-    head = [save, documents[1]] if inflated else [*layout, save, *documents]
-    sent = {
-        entry.name: entry
-        for layer, entry in zip(image.layers, layers, strict=True)
-        if layer.digest not in omit
-    }
-    return [*head, *sent.values()]
-
-
-def _sized(data: bytes) -> tuple[int, bytes]:
-    return len(data), data
-
-
-def _blob_name(digest: ImageDigest) -> str:
+def blob_name(digest: ImageDigest) -> str:
+    """Return where the archive has a blob."""
     return f"blobs/{digest.algorithm}/{digest.hex}"
 
 
-def _document(digest: ImageDigest, raw: bytes) -> Entry:
-    return Entry(_blob_name(digest), len(raw), raw)
+def document_entries(
+    image: ResolvedImage, name: str, layers: Sequence[str], *, layout: bool = True
+) -> list[Entry]:
+    """List the small files of the archive for *image*, all but its layers.
+
+    Args:
+        image: the image.
+        name: the full name, with tag, that the engine shall give it.
+        layers: names of the files that its layers are, base first.
+        layout: whether the archive is an image layout too. It is not if its layers are not the blobs that
+            the manifest names.
+    """
+    config = _file(blob_name(image.manifest.config.digest), image.raw_config)
+    saved = {"Config": config.name, "RepoTags": [name], "Layers": list(layers)}
+    save = _file("manifest.json", msgspec.json.encode([saved]))
+    if not layout:
+        return [save, config]
+    return [
+        _file("oci-layout", b'{"imageLayoutVersion":"1.0.0"}'),
+        _file("index.json", _index(image, name)),
+        save,
+        _file(blob_name(image.manifest_digest), image.raw_manifest),
+        config,
+    ]
 
 
-def _layer_entry(layer: LayerSpec, inflated: Inflated | None) -> Entry:
-    if inflated is None:
-        return Entry(_blob_name(layer.digest), layer.size, Blob(layer))
-    return Entry(_blob_name(inflated.diff_id), inflated.size, Blob(layer, inflated))
+def _file(name: str, content: bytes) -> Entry:
+    return Entry(name, len(content), content)
 
 
 def _index(image: ResolvedImage, name: str) -> bytes:
@@ -113,12 +83,7 @@ def _index(image: ResolvedImage, name: str) -> bytes:
     return msgspec.json.encode({"schemaVersion": 2, "manifests": [descriptor]}, enc_hook=str)
 
 
-def _save_manifest(image: ResolvedImage, name: str, layers: Sequence[str]) -> bytes:
-    config = _blob_name(image.manifest.config.digest)
-    return msgspec.json.encode([{"Config": config, "RepoTags": [name], "Layers": layers}])
-
-
-def archive_size(entries: Sequence[Entry]) -> int:
+def archive_size(entries: Iterable[Entry]) -> int:
     """Tell how many bytes `stream_archive` gives for *entries*."""
     return sum(len(_header(entry)) + _padded(entry.size) for entry in entries) + 2 * _BLOCK
 
@@ -135,21 +100,19 @@ def _header(entry: Entry) -> bytes:
     return info.tobuf(tarfile.GNU_FORMAT)
 
 
-async def stream_archive(
-    entries: Sequence[Entry], read_blob: Callable[[Blob], AsyncGenerator[bytes]]
-) -> AsyncGenerator[bytes]:
+async def stream_archive(entries: AsyncIterator[Entry]) -> AsyncGenerator[bytes]:
     """Give the bytes of the archive, a piece at a time.
 
     Args:
-        entries: what goes in.
-        read_blob: opens the content of a layer; it must give exactly the entry's size, or raise.
+        entries: what goes in, each asked for when all before it has been given. What a content's source
+            gives has to have exactly the entry's size, or it has to raise.
     """
-    for entry in entries:
+    async for entry in entries:
         yield _header(entry)
         if isinstance(entry.content, bytes):
             yield entry.content
         else:
-            async with aclosing(read_blob(entry.content)) as pieces:
+            async with aclosing(entry.content()) as pieces:
                 async for piece in pieces:
                     yield piece
         if padding := _padded(entry.size) - entry.size:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
+from aioruntime.assembly.arrivals import Arrivals
 from aioruntime.errors import StoreFull
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.progress import LayerProgress
@@ -74,6 +75,7 @@ async def fetch_layers(
     store: ImageStore,
     progress: ProgressReporter,
     connections: anyio.CapacityLimiter,
+    arrivals: Arrivals | None = None,
 ) -> FetchReport:
     """Bring every layer into the store.
 
@@ -84,6 +86,7 @@ async def fetch_layers(
         store: where they go.
         progress: told the exact bytes of what is missing, and of each layer in flight.
         connections: how many bodies may be in flight at once.
+        arrivals: told of each layer that is in the store, those that were there before first.
 
     Returns:
         What had to be downloaded.
@@ -96,7 +99,13 @@ async def fetch_layers(
         StoreFull: there is not enough room for what is missing; nothing was requested.
     """
     missing = download_order(await store.missing(layers))
-    fetch = _Fetch(image, source, store, progress, connections, sum(layer.size for layer in missing))
+    awaited = {layer.digest for layer in missing}
+    arrivals = arrivals or Arrivals()
+    for digest in dict.fromkeys(layer.digest for layer in layers):
+        if digest not in awaited:
+            arrivals.arrived(digest)
+    total = sum(layer.size for layer in missing)
+    fetch = _Fetch(image, source, store, progress, connections, arrivals, total)
     if missing:
         await fetch.check_room(missing)
         pending = anyio.Semaphore(_PENDING_LIMIT)
@@ -117,6 +126,7 @@ class _Fetch:
         store: ImageStore,
         progress: ProgressReporter,
         connections: anyio.CapacityLimiter,
+        arrivals: Arrivals,
         total: int,
     ) -> None:
         self.fetched: list[ImageDigest] = []
@@ -128,6 +138,7 @@ class _Fetch:
         self._progress = progress
         self._layer_progress = progress if isinstance(progress, LayerProgress) else None
         self._connections = connections
+        self._arrivals = arrivals
         self._total = total
         self._current = 0
 
@@ -147,9 +158,10 @@ class _Fetch:
             async with self._store.ingest(layer.digest, layer.size) as ingest:
                 if ingest is None:
                     self._advance(layer, layer.size, layer.size)
-                    return
-                async with self._connections:
-                    await self._download(layer, ingest)
+                else:
+                    async with self._connections:
+                        await self._download(layer, ingest)
+                self._arrivals.arrived(layer.digest)
         finally:
             pending.release()
 

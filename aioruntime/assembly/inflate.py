@@ -5,7 +5,7 @@ What a layer is compressed with is told by its first bytes (RFC 1952, RFC 8878),
 
 from __future__ import annotations
 
-__all__ = ("Inflated", "measure", "open_inflated", "telling_damage")
+__all__ = ("CHUNK", "Inflated", "InflatedReader", "measure", "open_inflated", "telling_damage")
 
 import hashlib
 import sys
@@ -27,9 +27,13 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from aioruntime.oci.image import LayerSpec
     from aioruntime.oci.media_types import Compression
 
 CHUNK = 1024 * 1024
+# No layer of files inflates 200 times but by large holes; up to 1 GiB even these pass.
+_MOST_INFLATION = 200
+_ALWAYS_ALLOWED = 2**30
 # 128 MiB, what the zstd program itself accepts unasked; a larger window is a memory bomb.
 _WINDOW_LOG_MAX = 27
 
@@ -63,6 +67,47 @@ def open_inflated(blob: BinaryIO) -> BinaryIO:
             return cast("BinaryIO", zstd.ZstdFile(blob, mode="rb", options=options))
         case _:
             return blob
+
+
+class InflatedReader:
+    """What is inside a layer blob, read from the front: bounded, and hashed on the way.
+
+    Args:
+        blob: the open blob.
+        layer: which layer it is, for messages and for the bound.
+        hashed: whether it is hashed.
+    """
+
+    def __init__(self, blob: BinaryIO, layer: LayerSpec, *, hashed: bool = True) -> None:
+        self._content = open_inflated(blob)
+        self._layer = layer
+        self._limit = max(_ALWAYS_ALLOWED, layer.size * _MOST_INFLATION)
+        self._hasher = hashlib.sha256() if hashed else None
+        self._size = 0
+
+    def read(self, count: int) -> bytes:
+        """Return up to *count* bytes more; none at the end.
+
+        Raises:
+            InvalidManifest: there is more than a layer of that size can sensibly hold.
+        """
+        piece = self._content.read(count)
+        self._size += len(piece)
+        if self._size > self._limit:
+            raise InvalidManifest(
+                f"layer {self._layer.digest} has {self._layer.size} bytes and inflates to more than "
+                f"{self._limit}; it is refused as a decompression bomb"
+            )
+        if self._hasher is not None:
+            self._hasher.update(piece)
+        return piece
+
+    def read_all(self) -> Inflated:
+        """Read what is left, and tell what all of it was; only if it is hashed."""
+        while self.read(CHUNK):
+            pass
+        assert self._hasher is not None
+        return Inflated(ImageDigest(f"sha256:{self._hasher.hexdigest()}"), self._size)
 
 
 @contextmanager
@@ -100,18 +145,12 @@ def _digest_of(blob: BinaryIO, layer: ImageDigest) -> str:
     return f"{layer.algorithm}:{hasher.hexdigest()}"
 
 
-def measure(blob: BinaryIO, layer: ImageDigest) -> Inflated:
+def measure(blob: BinaryIO, layer: LayerSpec) -> Inflated:
     """Read *blob* to its end and tell what is inside; blocking, for a worker thread.
 
     Raises:
         DigestMismatch: it is damaged, not what *layer* names.
         InvalidManifest: it is what *layer* names, but can't be inflated.
     """
-    digest = hashlib.sha256()
-    size = 0
-    with telling_damage(blob, layer):
-        content = open_inflated(blob)
-        while chunk := content.read(CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    return Inflated(ImageDigest(f"sha256:{digest.hexdigest()}"), size)
+    with telling_damage(blob, layer.digest):
+        return InflatedReader(blob, layer).read_all()

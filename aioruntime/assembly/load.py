@@ -4,41 +4,33 @@ from __future__ import annotations
 
 __all__ = ("LoadReport", "assemble", "engine_name")
 
+import logging
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
-import anyio
+import msgspec
 
-from aioruntime.assembly.archive import Blob, archive_entries, archive_size, stream_archive
-from aioruntime.assembly.inflate import (
-    CHUNK,
-    Inflated,
-    compression_of,
-    measure,
-    open_inflated,
-    telling_damage,
-)
-from aioruntime.assembly.plan import HeldImage, choose_donors, held_image, layers_to_omit
+from aioruntime.assembly.arrivals import Arrivals
+from aioruntime.assembly.image_archive import ImageArchive, expected_id
+from aioruntime.assembly.plan import HeldImage, Layering, LoadPlan, choose_donors, held_image, plan_load
 from aioruntime.engine.images import EngineImage, inspect_image, load_image, tag_image
 from aioruntime.errors import DigestMismatch, ImageLoadFailed, ImageNotFound, LayersMissing
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.reference import OciRef
-from aioruntime.tasks import in_thread, task_group
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator
 
     from aioruntime.assembly.memory import EngineMemory
-    from aioruntime.engine.capabilities import EngineCapabilities
     from aioruntime.engine.client import EngineClient
-    from aioruntime.oci.image import LayerSpec, ResolvedImage
+    from aioruntime.oci.image import ResolvedImage
     from aioruntime.progress import ProgressReporter
     from aioruntime.store.store import ImageStore
 
+_log = logging.getLogger("aioruntime")
+
 _TAG_LIMIT = 128
-# Inflating is bound by the processor; two at a time leave room for the loop.
-_INFLATERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +42,14 @@ class LoadReport:
         name: the name that the engine knows it by.
         sent_bytes: bytes of the archives that were sent; 0 if the engine had the image.
         omitted: layers that were left out since the engine held them.
+        merged: how many of the layers, the last ones, were merged into one; 0 if none.
     """
 
     image_id: ImageDigest
     name: str
     sent_bytes: int
     omitted: frozenset[ImageDigest]
+    merged: int = 0
 
 
 def engine_name(reference: OciRef) -> str:
@@ -70,13 +64,6 @@ def engine_name(reference: OciRef) -> str:
     return f"{reference.full_name}:{tag}"
 
 
-def expected_id(image: ResolvedImage, capabilities: EngineCapabilities) -> ImageDigest:
-    """Return the ID that an engine gives to *image* (containerd's store: the manifest's digest)."""
-    if capabilities.image_store == "containerd":
-        return image.manifest_digest
-    return image.manifest.config.digest
-
-
 async def assemble(
     image: ResolvedImage,
     *,
@@ -84,15 +71,20 @@ async def assemble(
     client: EngineClient,
     memory: EngineMemory,
     progress: ProgressReporter,
+    layering: Layering = "keep",
+    arrivals: Arrivals | None = None,
 ) -> LoadReport:
-    """Make *image* runnable in the engine from blobs that are all in the store.
+    """Make *image* runnable in the engine from blobs in the store.
 
     Args:
         image: what is to be run.
-        store: holds the layers.
+        store: holds the layers, or will.
         client: the engine.
         memory: what it is believed to hold; updated.
         progress: told the bytes sent.
+        layering: ``keep`` to send the layers as they are, the last ones merged only if there are more than
+            the engine can have; ``merge`` to merge all but the first, or those the engine holds.
+        arrivals: tells when each layer is in the store; None if all have to be there now.
 
     Returns:
         What was sent, and the engine's ID of the image.
@@ -101,32 +93,34 @@ async def assemble(
         LayersMissing: layers are not in the store; nothing was sent.
         DigestMismatch: a blob in the store is not what its digest names; the load was broken off, and the
             blob is gone, so that the next pull fetches it again.
-        InvalidManifest: a layer that the engine can't read compressed can't be inflated either.
+        InvalidManifest: a layer that the engine can't read compressed, or that has to be merged, can't be
+            unpacked either.
         ImageLoadFailed: the engine did not take the image.
         EngineError: the engine failed otherwise.
     """
+    if arrivals is None:
+        arrivals = await _all_there(image, store)
+    assembly = _Assembly(image, store, client, memory, progress)
+    try:
+        return await assembly.already_there() or await assembly.load(layering, arrivals)
+    except DigestMismatch:
+        # A blob rotted on disk: without it, the next pull fetches it again.
+        for layer in image.layers:
+            await store.discard_damaged(layer.digest)
+        raise
+
+
+async def _all_there(image: ResolvedImage, store: ImageStore) -> Arrivals:
     if missing := await store.missing(image.layers):
         raise LayersMissing(
             f"{image.reference}: {len(missing)} of {len(image.layers)} layers are not in the store "
             f"{store.path}, the first is {missing[0].digest}; call ensure_layers first",
             digests=[layer.digest for layer in missing],
         )
-    limit = client.capabilities.max_layers
-    if limit is not None and len(image.layers) > limit:
-        raise ImageLoadFailed(
-            f"{image.reference} has {len(image.layers)} layers, but {client.capabilities.kind} "
-            f"{client.capabilities.version} runs no image of more than {limit}"
-        )
-    assembly = _Assembly(image, store, client, progress)
-    try:
-        report = await assembly.already_there() or await assembly.load(await memory.recall(), memory)
-    except DigestMismatch:
-        # A blob rotted on disk: without it, the next pull fetches it again.
-        for layer in image.layers:
-            await store.discard_damaged(layer.digest)
-        raise
-    await memory.remember(held_image(image, report.image_id))
-    return report
+    arrivals = Arrivals()
+    for layer in image.layers:
+        arrivals.arrived(layer.digest)
+    return arrivals
 
 
 class _Assembly:
@@ -137,66 +131,78 @@ class _Assembly:
         image: ResolvedImage,
         store: ImageStore,
         client: EngineClient,
+        memory: EngineMemory,
         progress: ProgressReporter,
     ) -> None:
         self._image = image
         self._store = store
         self._client = client
-        self._capabilities = client.capabilities
+        self._memory = memory
         self._progress = progress
-        self._id = expected_id(image, client.capabilities)
+        self._capabilities = client.capabilities
         self._name = engine_name(image.reference)
         self._sent = 0
 
     async def already_there(self) -> LoadReport | None:
-        """Give the image its name if the engine holds it already."""
-        try:
-            held = await inspect_image(self._client, self._id)
-        except ImageNotFound:
-            return None
-        if not self._proves(held):
-            return None
-        if self._name not in {OciRef.parse(name).canonical for name in held.references}:
-            await tag_image(self._client, self._id, self._name)
-        everything = frozenset(layer.digest for layer in self._image.layers)
-        return LoadReport(held.id, self._name, 0, everything)
-
-    async def load(self, held: Sequence[HeldImage], memory: EngineMemory) -> LoadReport:
-        """Send the image, without the layers that the engine holds; all of it if that fails."""
-        omit = await self._omittable(held, memory)
-        if omit:
+        """Give the image its name if the engine holds it already, as it is or with layers merged."""
+        wanted = held_image(self._image, expected_id(self._image, self._capabilities))
+        remembered = await self._memory.find(self._image.manifest_digest, self._image.platform)
+        for candidate in (wanted, remembered):
+            if candidate is None:
+                continue
             try:
-                return await self._send(omit)
-            except ImageLoadFailed:
-                pass  # what we believed of the engine was stale: send everything
-        return await self._send(frozenset())
+                seen = await inspect_image(self._client, candidate.image_id)
+            except ImageNotFound:
+                continue
+            if seen.id == candidate.image_id and seen.diff_ids == candidate.diff_ids:
+                if self._name not in {OciRef.parse(name).canonical for name in seen.references}:
+                    await tag_image(self._client, seen.id, self._name)
+                return await self._loaded(candidate, LoadPlan(frozenset(candidate.layers)))
+        return None
 
-    async def _omittable(self, held: Sequence[HeldImage], memory: EngineMemory) -> frozenset[ImageDigest]:
+    async def load(self, layering: Layering, arrivals: Arrivals) -> LoadReport:
+        """Send the image, without the layers that the engine holds; all of it if that fails."""
+        wanted = held_image(self._image, expected_id(self._image, self._capabilities))
+        plan = plan_load(wanted, await self._confirmed(wanted), self._capabilities, layering)
+        if plan.omit:
+            try:
+                return await self._send(plan, arrivals)
+            except ImageLoadFailed as exc:
+                # What we believed of the engine was stale: send everything.
+                _log.info("%s: sent in full, since without what was held it failed: %s", self._name, exc)
+        return await self._send(LoadPlan(merge_from=plan.merge_from), arrivals)
+
+    async def _confirmed(self, wanted: HeldImage) -> list[HeldImage]:
         kind = self._capabilities.image_store
-        wanted = held_image(self._image, self._id)
         confirmed: list[HeldImage] = []
-        for donor in choose_donors(wanted, held, kind):
+        for donor in choose_donors(wanted, await self._memory.recall(), kind):
             try:
                 seen = await inspect_image(self._client, donor.image_id)
             except ImageNotFound:
-                await memory.forget(donor.image_id)
+                await self._memory.forget(donor.image_id)
                 continue
             if seen.diff_ids == donor.diff_ids:
                 confirmed.append(donor)
                 if kind == "graph":
                     break  # the longest prefix; shorter ones add nothing
-        return layers_to_omit(wanted, confirmed, kind)
+        return confirmed
 
-    async def _send(self, omit: frozenset[ImageDigest]) -> LoadReport:
-        inflated = await self._inflated(omit)
-        entries = archive_entries(self._image, self._name, omit, inflated)
-        archive = stream_archive(entries, self._read_blob)
-        async with aclosing(self._counted(archive, archive_size(entries))) as body:
+    async def _send(self, plan: LoadPlan, arrivals: Arrivals) -> LoadReport:
+        archive = ImageArchive(self._image, self._name, plan, self._store, self._capabilities)
+        async with aclosing(self._counted(archive.stream(arrivals), archive.size)) as body:
             await load_image(self._client, body)
-        await self._prove()
-        return LoadReport(self._id, self._name, self._sent, omit)
+        seen = await self._prove(archive.sent)
+        # The engine has other layers where some were merged, but it is the original that users ask for.
+        known = held_image(self._image, seen.id).digests
+        held = msgspec.structs.replace(held_image(archive.sent, seen.id), digests=known)
+        return await self._loaded(held, plan)
 
-    async def _counted(self, archive: AsyncGenerator[bytes], total: int) -> AsyncGenerator[bytes]:
+    async def _loaded(self, held: HeldImage, plan: LoadPlan) -> LoadReport:
+        await self._memory.remember(held)
+        merged = 0 if plan.merge_from is None else len(self._image.layers) - plan.merge_from
+        return LoadReport(held.image_id, self._name, self._sent, plan.omit, merged)
+
+    async def _counted(self, archive: AsyncGenerator[bytes], total: int | None) -> AsyncGenerator[bytes]:
         message = f"loading {self._image.reference} into {self._capabilities.kind}"
         sent = 0
         async with aclosing(archive):
@@ -206,106 +212,20 @@ class _Assembly:
                 self._sent += len(piece)
                 self._progress.update(message, sent, total)
 
-    async def _prove(self) -> None:
+    async def _prove(self, image: ResolvedImage) -> EngineImage:
+        """Return what the engine has under the image's name, if that is the image."""
+        kind = self._capabilities.kind
         try:
             seen = await inspect_image(self._client, self._name)
         except ImageNotFound:
             raise ImageLoadFailed(
-                f"{self._image.reference}: {self._capabilities.kind} reported success but has no image "
-                f"{self._name}; its log may say why"
+                f"{image.reference}: {kind} reported success but has no image {self._name}; "
+                "its log may say why"
             ) from None
-        if not self._proves(seen):
+        wanted = expected_id(image, self._capabilities)
+        if (seen.id, seen.diff_ids) != (wanted, image.config.rootfs.diff_ids):
             raise ImageLoadFailed(
-                f"{self._image.reference}: {self._capabilities.kind} has image {seen.id} under the name "
-                f"{self._name}, not {self._id}; another client may have loaded it at the same moment"
+                f"{image.reference}: {kind} has image {seen.id} under the name {self._name}, not {wanted}; "
+                "another client may have loaded it at the same moment"
             )
-
-    def _proves(self, seen: EngineImage) -> bool:
-        return seen.id == self._id and seen.diff_ids == self._image.config.rootfs.diff_ids
-
-    async def _inflated(self, omit: frozenset[ImageDigest]) -> dict[ImageDigest, Inflated]:
-        """Measure the layers that the engine can't read compressed; their tar header needs the size."""
-        if self._capabilities.reads_zstd:
-            return {}
-        found: dict[ImageDigest, Inflated] = {}
-        limiter = anyio.CapacityLimiter(_INFLATERS)
-
-        async def inflate(layer: LayerSpec, diff_id: ImageDigest, position: int) -> None:
-            inflated = await in_thread(_measure_zstd, self._store, layer, limiter=limiter)
-            if inflated is None:
-                return
-            if inflated.diff_id != diff_id:
-                raise DigestMismatch(
-                    f"{self._image.reference}: layer {position} ({layer.digest}) holds {inflated.diff_id}, "
-                    f"but the config names {diff_id}; the image is broken at its source",
-                    expected=diff_id,
-                    actual=inflated.diff_id,
-                    position=position,
-                )
-            found[layer.digest] = inflated
-
-        pairs = zip(self._image.layers, self._image.config.rootfs.diff_ids, strict=True)
-        async with task_group() as group:
-            for position, (layer, diff_id) in enumerate(pairs):
-                if layer.digest not in omit:
-                    group.start_soon(inflate, layer, diff_id, position)
-        return found
-
-    def _read_blob(self, blob: Blob) -> AsyncGenerator[bytes]:
-        if blob.inflated is None:
-            return self._store.stream(blob.layer.digest, blob.layer.size)
-        return _stream_inflated(self._store, blob.layer, blob.inflated)
-
-
-def _measure_zstd(store: ImageStore, layer: LayerSpec) -> Inflated | None:
-    with store.open_blob(layer.digest) as blob:
-        head = blob.read(4)
-        blob.seek(0)
-        return measure(blob, layer.digest) if compression_of(head) == "zstd" else None
-
-
-async def _stream_inflated(store: ImageStore, layer: LayerSpec, inflated: Inflated) -> AsyncGenerator[bytes]:
-    reader = _InflatedReader(store, layer, inflated)
-    try:
-        while piece := await in_thread(reader.next):
-            yield piece
-    finally:
-        reader.close()
-
-
-class _InflatedReader:
-    """Reads the content of a compressed blob, piece by piece; blocking, for worker threads."""
-
-    def __init__(self, store: ImageStore, layer: LayerSpec, inflated: Inflated) -> None:
-        self._store = store
-        self._layer = layer
-        self._inflated = inflated
-        self._left = inflated.size
-        self._hasher = inflated.diff_id.hasher()
-        self._blob: BinaryIO | None = None
-        self._content: BinaryIO | None = None
-
-    def next(self) -> bytes:
-        """Return the next piece, empty at the end; the last one only if the whole has the right hash."""
-        if self._blob is None:
-            self._blob = self._store.open_blob(self._layer.digest)
-        if not self._left:
-            return b""
-        with telling_damage(self._blob, self._layer.digest):
-            if self._content is None:
-                self._content = open_inflated(self._blob)
-            piece = self._content.read(min(CHUNK, self._left))
-        self._hasher.update(piece)
-        self._left -= len(piece)
-        if not piece or (not self._left and self._hasher.hexdigest() != self._inflated.diff_id.hex):
-            raise DigestMismatch(
-                f"layer {self._layer.digest} in the store {self._store.path} changed while it was read",
-                expected=self._inflated.diff_id,
-                actual=f"sha256:{self._hasher.hexdigest()}",
-            )
-        return piece
-
-    def close(self) -> None:
-        """Close the blob."""
-        if self._blob is not None:
-            self._blob.close()
+        return seen

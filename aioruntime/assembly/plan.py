@@ -1,10 +1,11 @@
-"""Decide what to send to an engine: pure functions over what is wanted and what it holds (L3)."""
+"""Decide how an image gets into an engine: pure functions over what is wanted and what it holds (L3)."""
 
 from __future__ import annotations
 
-__all__ = ("HeldImage", "choose_donors", "held_image", "layers_to_omit")
+__all__ = ("HeldImage", "Layering", "LoadPlan", "choose_donors", "held_image", "plan_load")
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
@@ -14,8 +15,12 @@ from aioruntime.oci.platform import with_default_variant
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from aioruntime.engine.capabilities import ImageStoreKind
+    from aioruntime.engine.capabilities import EngineCapabilities, ImageStoreKind
     from aioruntime.oci.image import ResolvedImage
+
+
+Layering: TypeAlias = Literal["keep", "merge"]
+"""How an image's layers reach an engine: as they are, unless it can't have so many; or the tail merged."""
 
 
 class HeldImage(msgspec.Struct, frozen=True):
@@ -23,7 +28,8 @@ class HeldImage(msgspec.Struct, frozen=True):
 
     Args:
         image_id: the engine's ID of it.
-        digests: the registry's digests that it answers to: the manifest's, and the index's if there was one.
+        digests: what users know it by, the one to pin first: the digests of the index, if there was one, of
+            the manifest and of the config.
         layers: digests of the layer blobs, base first.
         diff_ids: the diff IDs of the same layers, as the engine checked them when it took the image.
         platform: what it is made for, as text.
@@ -40,7 +46,8 @@ def held_image(image: ResolvedImage, image_id: ImageDigest) -> HeldImage:
     """Describe *image*, which an engine holds under *image_id*."""
     return HeldImage(
         image_id,
-        tuple(dict.fromkeys((image.digest, image.manifest_digest))),
+        # Users also know an image by its config's digest, which many engines have as its ID.
+        tuple(dict.fromkeys((image.digest, image.manifest_digest, image.manifest.config.digest))),
         tuple(layer.digest for layer in image.layers),
         image.config.rootfs.diff_ids,
         str(with_default_variant(image.platform)),
@@ -85,7 +92,56 @@ def choose_donors(image: HeldImage, held: Iterable[HeldImage], store: ImageStore
     return chosen
 
 
-def layers_to_omit(
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """How an image gets into an engine.
+
+    Attributes:
+        omit: layer blobs that are left out, since the engine holds them.
+        merge_from: position of the first layer that is merged into one with all above it; None for none.
+    """
+
+    omit: frozenset[ImageDigest] = frozenset()
+    merge_from: int | None = None
+
+
+def plan_load(
+    image: HeldImage, confirmed: Sequence[HeldImage], engine: EngineCapabilities, layering: Layering = "keep"
+) -> LoadPlan:
+    """Decide what is sent of *image*.
+
+    Args:
+        image: what is wanted.
+        confirmed: images that the engine was seen to hold.
+        engine: what it can do.
+        layering: what the caller asks for.
+    """
+    first = _merge_position(image, confirmed, engine, layering)
+    if first is None:
+        return LoadPlan(_layers_to_omit(image, confirmed, engine.image_store))
+    if engine.image_store == "containers-storage":
+        # A merged layer's digest is known only when it was sent, so the archive is no layout; and of a
+        # `docker save` archive Podman wants every layer.
+        return LoadPlan(merge_from=first)
+    base = msgspec.structs.replace(image, layers=image.layers[:first], diff_ids=image.diff_ids[:first])
+    return LoadPlan(_layers_to_omit(base, confirmed, engine.image_store), first)
+
+
+def _merge_position(
+    image: HeldImage, confirmed: Sequence[HeldImage], engine: EngineCapabilities, layering: Layering
+) -> int | None:
+    count = len(image.layers)
+    first = count
+    if engine.max_layers is not None and count > engine.max_layers:
+        first = engine.max_layers - 1
+    if layering == "merge":
+        # What images share stays a layer of its own: at least the first, which tools are made upon.
+        shared = max((_common_prefix(image, donor) for donor in confirmed), default=0)
+        first = min(first, max(1, shared))
+    return first if first < count - 1 else None
+
+
+def _layers_to_omit(
     image: HeldImage, confirmed: Sequence[HeldImage], store: ImageStoreKind
 ) -> frozenset[ImageDigest]:
     """Tell which layer blobs need not be sent, given the donors that the engine was seen to hold."""

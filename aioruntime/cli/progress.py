@@ -18,19 +18,19 @@ class PlainProgress:
     """Writes a line when a step begins and when the operation is over."""
 
     def __init__(self) -> None:
-        self._message = ""
+        self._told: set[str] = set()
 
     def update(self, message: str, current: int | None = None, total: int | None = None) -> None:
         """Write *message* when it is a new one."""
-        if message != self._message:
-            self._message = message
+        if message not in self._told:
+            self._told.add(message)
             print(
                 f"{message}…" if total is None else f"{message} ({total} bytes)…", file=sys.stderr, flush=True
             )
 
     def finish(self, message: str) -> None:
         """Write *message*, if there is one."""
-        self._message = ""
+        self._told.clear()
         if message:
             print(message, file=sys.stderr, flush=True)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from aioruntime.assembly.plan import Layering
     from aioruntime.oci.digest import ImageDigest
     from aioruntime.oci.image import ImageMetadata, ImageRef, LayerSpec, ResolvedImage
     from aioruntime.oci.platform import Platform
@@ -65,6 +66,7 @@ class ContainerRuntime(Protocol):
         expected_digest: str | None = None,
         expected_layers: Sequence[LayerSpec | str] | None = None,
         via: Literal["layers", "engine"] = "layers",
+        layering: Layering = "keep",
     ) -> ImageDigest:
         """Make *image* runnable: resolve it, `ensure_layers`, `assemble_image`.
 
@@ -75,7 +77,11 @@ class ContainerRuntime(Protocol):
             expected_digest: refuse unless the registry's digest of the image (of the index or of the
                 platform's manifest) is this one.
             expected_layers: refuse unless the image has just these layers, in this order.
-            via: ``layers`` to fetch the layers ourselves; ``engine`` to ask the daemon to pull.
+            via: ``layers`` to fetch the layers ourselves, and send each to the engine as it arrives;
+                ``engine`` to ask the daemon to pull.
+            layering: ``keep`` to give the engine the image's own layers, the last ones merged only if there
+                are more than it can have; ``merge`` to merge all that the engine does not share with
+                another image, and at most all but the first, which some engines take in faster.
 
         Returns:
             The registry's digest of the image: the one to pin.
@@ -87,7 +93,7 @@ class ContainerRuntime(Protocol):
             InvalidManifest: what the registry served, or a layer of it, can't be run.
             RegistryError: the registry failed; what had arrived is kept and the next pull goes on there.
             StoreError: the local store failed; `StoreFull` if there is no room for what is missing.
-            InvalidSpec: *via* is neither.
+            InvalidSpec: *via* or *layering* is none of these.
             ImageLoadFailed: the engine did not take the image.
             EngineError: the engine failed otherwise.
         """
@@ -197,6 +203,7 @@ class ContainerRuntime(Protocol):
         progress: ProgressReporter | None = None,
         *,
         platform: Platform | str | None = None,
+        layering: Layering = "keep",
     ) -> ImageRef:
         """Make *image* runnable in the engine from blobs that are all in the store.
 
@@ -208,6 +215,7 @@ class ContainerRuntime(Protocol):
             layers: the image's layers, base first.
             progress: told what happens.
             platform: what it shall run on, such as ``linux/arm64``; None for the engine's own.
+            layering: as for `pull`.
 
         Returns:
             The name that the engine knows it by, and the registry's digest.

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
+    from aioruntime.assembly.load import LoadReport
+    from aioruntime.assembly.plan import Layering
     from aioruntime.engine.client import EngineClient
     from aioruntime.oci.digest import ImageDigest
     from aioruntime.oci.image import ImageMetadata
@@ -150,10 +152,12 @@ class EngineRuntime:
         expected_digest: str | None = None,
         expected_layers: Sequence[LayerSpec | str] | None = None,
         via: Literal["layers", "engine"] = "layers",
+        layering: Layering = "keep",
     ) -> ImageDigest:
         """Make *image* runnable: resolve it, fetch what is missing, assemble it."""
         if via not in ("layers", "engine"):
             raise InvalidSpec(f"via is {via!r}; it has to be 'layers' or 'engine'")
+        _check_layering(layering)
         progress = progress or NoopProgress()
         resolved = await self.resolve(image, platform)
         if expected_digest is not None:
@@ -165,17 +169,12 @@ class EngineRuntime:
                 await self._open.pull_by_engine(resolved, progress)
                 progress.finish(f"{resolved.reference}: pulled by {self.name}")
             else:
-                await self._pull_by_layers(resolved, progress)
+                fetched, loaded = await self._open.pull_by_layers(resolved, progress, layering)
+                progress.finish(
+                    f"{resolved.reference}: {len(fetched.fetched)} of {fetched.wanted} layers fetched "
+                    f"({fetched.downloaded_bytes} bytes), {self._told(loaded)}"
+                )
         return resolved.digest
-
-    async def _pull_by_layers(self, image: ResolvedImage, progress: ProgressReporter) -> None:
-        fetched = await self._open.fetch(image.layers, image.reference, progress)
-        await keep_image(self.store, image)
-        loaded = await self._open.assemble(image, progress)
-        progress.finish(
-            f"{image.reference}: {len(fetched.fetched)} of {fetched.wanted} layers fetched "
-            f"({fetched.downloaded_bytes} bytes), {loaded.sent_bytes} bytes sent to {self.name}"
-        )
 
     async def run(self, spec: RunSpec) -> RunOutcome:
         """Run a container to its end and remove it."""
@@ -230,8 +229,10 @@ class EngineRuntime:
         progress: ProgressReporter | None = None,
         *,
         platform: Platform | str | None = None,
+        layering: Layering = "keep",
     ) -> ImageRef:
         """Make *image* runnable in the engine from blobs that are all in the store."""
+        _check_layering(layering)
         progress = progress or NoopProgress()
         reference = _reference(image)
         runs_on = self._platform(platform)
@@ -242,8 +243,8 @@ class EngineRuntime:
             check_layers(found, wanted)
             await keep_image(self.store, found)
         with finishing(progress):
-            loaded = await self._open.assemble(found, progress)
-        progress.finish(f"{reference}: {loaded.sent_bytes} bytes sent to {self.name}")
+            loaded = await self._open.assemble(found, progress, layering)
+        progress.finish(f"{reference}: {self._told(loaded)}")
         return ImageRef(loaded.name, found.digest)
 
     # Beyond the contract.
@@ -276,8 +277,17 @@ class EngineRuntime:
             else wanted or self._client.capabilities.platform
         )
 
+    def _told(self, loaded: LoadReport) -> str:
+        merged = f", {loaded.merged} layers merged into one" if loaded.merged else ""
+        return f"{loaded.sent_bytes} bytes sent to {self.name}{merged}"
+
     def _gpu(self, profile: GpuProfile) -> GpuRequest | None:
         return gpu_request(profile, self._client.capabilities)
+
+
+def _check_layering(layering: str) -> None:
+    if layering not in ("keep", "merge"):
+        raise InvalidSpec(f"layering is {layering!r}; it has to be 'keep' or 'merge'")
 
 
 def _reference(image: OciRef | str) -> OciRef:

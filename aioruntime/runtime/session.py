@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Literal
 
 import anyio
 
+from aioruntime.assembly.arrivals import Arrivals
+from aioruntime.assembly.catalog import keep_image
 from aioruntime.assembly.fetch import FetchReport, fetch_layers
 from aioruntime.assembly.load import LoadReport, assemble, engine_name
 from aioruntime.assembly.memory import EngineMemory
-from aioruntime.assembly.plan import held_image
+from aioruntime.assembly.plan import Layering, held_image
 from aioruntime.engine import images
 from aioruntime.engine.client import EngineClient
 from aioruntime.engine.discovery import open_engine
 from aioruntime.registry.client import RegistryClient
 from aioruntime.runtime.locate import Locator
 from aioruntime.store.store import ImageStore
+from aioruntime.tasks import task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -50,7 +53,11 @@ class Session:
     slots: anyio.CapacityLimiter
 
     async def fetch(
-        self, layers: Sequence[LayerSpec], reference: OciRef | None, progress: ProgressReporter
+        self,
+        layers: Sequence[LayerSpec],
+        reference: OciRef | None,
+        progress: ProgressReporter,
+        arrivals: Arrivals | None = None,
     ) -> FetchReport:
         """Bring *layers* into the store, from the repository of *reference* or by their own URLs."""
         return await fetch_layers(
@@ -60,15 +67,45 @@ class Session:
             store=self.store,
             progress=progress,
             connections=self.slots,
+            arrivals=arrivals,
         )
 
-    async def assemble(self, image: ResolvedImage, progress: ProgressReporter) -> LoadReport:
-        """Make *image*, whose layers are in the store, runnable in the engine."""
+    async def assemble(
+        self,
+        image: ResolvedImage,
+        progress: ProgressReporter,
+        layering: Layering,
+        arrivals: Arrivals | None = None,
+    ) -> LoadReport:
+        """Make *image*, whose layers are in the store or arrive there, runnable in the engine."""
         report = await assemble(
-            image, store=self.store, client=self.client, memory=self.memory, progress=progress
+            image,
+            store=self.store,
+            client=self.client,
+            memory=self.memory,
+            progress=progress,
+            layering=layering,
+            arrivals=arrivals,
         )
         self.locator.note(image.reference, report.image_id)
         return report
+
+    async def pull_by_layers(
+        self, image: ResolvedImage, progress: ProgressReporter, layering: Layering
+    ) -> tuple[FetchReport, LoadReport]:
+        """Fetch the layers of *image*, and send each to the engine as soon as it is here."""
+        arrivals = Arrivals()
+
+        loaded: list[LoadReport] = []
+
+        async def load() -> None:
+            loaded.append(await self.assemble(image, progress, layering, arrivals))
+
+        async with task_group() as group:
+            group.start_soon(load)
+            fetched = await self.fetch(image.layers, image.reference, progress, arrivals)
+            await keep_image(self.store, image)
+        return fetched, loaded[0]
 
     async def pull_by_engine(self, image: ResolvedImage, progress: ProgressReporter) -> None:
         """Have the engine pull *image* from its registry."""

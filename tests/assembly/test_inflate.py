@@ -15,6 +15,7 @@ from aioruntime.assembly.catalog import keep_image
 from aioruntime.assembly.inflate import compression_of, measure, open_inflated
 from aioruntime.errors import AioRuntimeError, DigestMismatch, InvalidManifest
 from aioruntime.oci.digest import ImageDigest
+from aioruntime.oci.image import LayerSpec
 from tests.assembly.images import made_image
 from tests.store.helpers import blob_path, save
 
@@ -44,6 +45,10 @@ FORMS = {
 }
 
 
+def layer(digest: ImageDigest, size: int) -> LayerSpec:
+    return LayerSpec(digest, size, "x")
+
+
 def windowed(log: int) -> bytes:
     """A frame of unknown size that asks for a window of 2 ** log bytes."""
     parameter = zstd.CompressionParameter
@@ -55,7 +60,7 @@ def windowed(log: int) -> bytes:
 @pytest.mark.parametrize("blob", FORMS.values(), ids=FORMS)
 def test_every_form_is_read_whole(blob: bytes) -> None:
     """One member or many, frames that hold nothing, padding: the tar inside has its digest and size."""
-    found = measure(io.BytesIO(blob), ImageDigest.of(blob))
+    found = measure(io.BytesIO(blob), layer(ImageDigest.of(blob), len(blob)))
 
     assert (found.diff_id, found.size) == (ImageDigest.of(DATA), len(DATA))
 
@@ -79,9 +84,9 @@ def test_the_window_is_bounded() -> None:
     """A zstd window of 128 MiB is read, a larger one refused with the layer named: it is a memory bomb."""
     allowed, bomb = windowed(27), windowed(28)
 
-    assert measure(io.BytesIO(allowed), ImageDigest.of(allowed)).size == len(DATA)
+    assert measure(io.BytesIO(allowed), layer(ImageDigest.of(allowed), len(allowed))).size == len(DATA)
     with pytest.raises(InvalidManifest, match=f"{ImageDigest.of(bomb)}.*memory"):
-        measure(io.BytesIO(bomb), ImageDigest.of(bomb))
+        measure(io.BytesIO(bomb), layer(ImageDigest.of(bomb), len(bomb)))
 
 
 BROKEN = {
@@ -103,7 +108,7 @@ def test_a_broken_layer_is_named(blob: bytes) -> None:
     """A layer that its digest names but nobody can inflate is an `InvalidManifest` telling which it is."""
     digest = ImageDigest.of(blob)
     with pytest.raises(InvalidManifest, match=digest):
-        measure(io.BytesIO(blob), digest)
+        measure(io.BytesIO(blob), layer(digest, len(blob)))
 
 
 @pytest.mark.parametrize("blob", BROKEN.values(), ids=BROKEN)
@@ -111,7 +116,7 @@ def test_a_rotted_layer_is_named(blob: bytes) -> None:
     """A layer that is no more what its digest names is a `DigestMismatch`, so that it is fetched again."""
     expected = ImageDigest.of(b"what was stored")
     with pytest.raises(DigestMismatch, match=expected) as caught:
-        measure(io.BytesIO(blob), expected)
+        measure(io.BytesIO(blob), layer(expected, len(blob)))
 
     assert caught.value.actual == ImageDigest.of(blob)
 
@@ -128,7 +133,7 @@ def test_no_damage_escapes_untyped(form: str) -> None:
         for _ in range(seed.randint(1, 4)):
             damaged[seed.randrange(4, len(blob))] = seed.randrange(256)
         try:
-            measure(io.BytesIO(damaged), ImageDigest.of(b""))
+            measure(io.BytesIO(damaged), layer(ImageDigest.of(b""), len(damaged)))
         except AioRuntimeError:
             refused += 1
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from aioruntime.assembly.plan import HeldImage, choose_donors, layers_to_omit
+from aioruntime.assembly.plan import HeldImage, LoadPlan, choose_donors, plan_load
+from aioruntime.engine.capabilities import describe
 from aioruntime.oci.digest import ImageDigest
+from tests.engine import documents
 
 if TYPE_CHECKING:
-    from aioruntime.engine.capabilities import ImageStoreKind
+    from aioruntime.assembly.plan import Layering
+    from aioruntime.engine.capabilities import EngineCapabilities, ImageStoreKind
 
 ANY_LAYER: tuple[ImageStoreKind, ...] = ("containerd", "containers-storage")
 
@@ -26,8 +30,17 @@ def held(layers: str, diffs: str | None = None) -> HeldImage:
     return HeldImage(digest(f"id {layers} {diffs}"), (digest(f"manifest {layers}"),), blobs, diff_ids)
 
 
+def engine(store: ImageStoreKind, max_layers: int | None = None) -> EngineCapabilities:
+    document = {
+        "graph": documents.DOCKER_20,
+        "containerd": documents.DOCKER_26_CONTAINERD,
+        "containers-storage": documents.PODMAN_4,
+    }[store]
+    return replace(describe(*document), max_layers=max_layers)
+
+
 def omitted(image: HeldImage, donors: list[HeldImage], store: ImageStoreKind) -> str:
-    found = layers_to_omit(image, donors, store)
+    found = plan_load(image, donors, engine(store)).omit
     return "".join(letter for letter in "abcdefgh" if digest(f"blob {letter}") in found)
 
 
@@ -58,7 +71,7 @@ def test_a_claimed_diff_id_is_not_believed() -> None:
 
     assert choose_donors(thief, [secret], "graph") == []
     assert omitted(thief, [secret], "graph") == ""
-    assert layers_to_omit(thief, [secret], "graph") == frozenset()
+    assert plan_load(thief, [secret], engine("graph")) == LoadPlan()
 
 
 def test_a_blob_with_another_diff_id_is_sent() -> None:
@@ -104,3 +117,34 @@ def test_donors_are_few(store: ImageStoreKind) -> None:
 
     assert choose_donors(held("abcd"), [same, foreign, small, big], store) == [big, small]
     assert choose_donors(held("abcd"), [], store) == []
+
+
+@pytest.mark.parametrize(
+    ("store", "layers", "donors", "limit", "layering", "expected"),
+    [
+        ("graph", "abcd", [], 4, "keep", ("", None)),
+        ("graph", "abcde", [], 4, "keep", ("", 3)),
+        ("graph", "abcde", ["ab"], 4, "keep", ("ab", 3)),
+        ("graph", "abcde", ["abcde"], 4, "keep", ("abc", 3)),
+        ("graph", "abcd", [], 125, "merge", ("", 1)),
+        ("graph", "abcd", ["abx"], 125, "merge", ("ab", 2)),
+        ("graph", "ab", [], 125, "merge", ("", None)),
+        ("containerd", "abcd", ["xa"], None, "merge", ("a", 1)),
+        ("containerd", "abcd", ["ab"], None, "merge", ("ab", 2)),
+        ("containers-storage", "abcde", ["ab"], 4, "keep", ("", 3)),
+        ("containers-storage", "abcde", ["ab"], None, "keep", ("ab", None)),
+    ],
+)
+def test_what_is_merged(
+    store: ImageStoreKind,
+    layers: str,
+    donors: list[str],
+    limit: int | None,
+    layering: Layering,
+    expected: tuple[str, int | None],
+) -> None:
+    """Too many layers, or all but the shared ones when asked, become one; what is below may be left out."""
+    plan = plan_load(held(layers), [held(name) for name in donors], engine(store, limit), layering)
+
+    left_out = "".join(letter for letter in layers if digest(f"blob {letter}") in plan.omit)
+    assert (left_out, plan.merge_from) == expected

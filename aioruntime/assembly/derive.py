@@ -1,0 +1,92 @@
+"""The documents of an image that is made from others: pure functions on bytes (L3).
+
+The manifest follows ``manifest.md`` and the config ``config.md`` of the OCI image specification. What of a
+config is not understood is kept.
+"""
+
+from __future__ import annotations
+
+__all__ = ("derive_image", "merge_documents")
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from aioruntime.oci import media_types
+from aioruntime.oci.digest import ImageDigest
+from aioruntime.oci.documents import Manifest, decode_config, decode_document
+from aioruntime.oci.image import LayerSpec, ResolvedImage, layers_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from aioruntime.assembly.inflate import Inflated
+    from aioruntime.oci.reference import OciRef
+
+
+def derive_image(
+    reference: OciRef, config: Mapping[str, Any], layers: Sequence[tuple[LayerSpec, ImageDigest]]
+) -> ResolvedImage:
+    """Make the image that has these *layers*; the same arguments give the same digest.
+
+    Args:
+        reference: its name.
+        config: its config, without ``rootfs``.
+        layers: each layer and its diff ID, base first.
+    """
+    rootfs = {"type": "layers", "diff_ids": [diff_id for _, diff_id in layers]}
+    raw_config = _encode({**config, "rootfs": rootfs})
+    raw_manifest = _encode(
+        {
+            "schemaVersion": 2,
+            "mediaType": media_types.OCI_MANIFEST,
+            "config": _descriptor(media_types.OCI_CONFIG, ImageDigest.of(raw_config), len(raw_config)),
+            "layers": [_descriptor(layer.media_type, layer.digest, layer.size) for layer, _ in layers],
+        }
+    )
+    manifest = decode_document(raw_manifest, media_types.OCI_MANIFEST, str(reference))
+    assert isinstance(manifest, Manifest)
+    digest = ImageDigest.of(raw_manifest)
+    return ResolvedImage(
+        reference=reference,
+        digest=digest,
+        manifest=manifest,
+        config=decode_config(raw_config, manifest, str(reference)),
+        layers=layers_of(manifest),
+        manifest_digest=digest,
+        raw_manifest=raw_manifest,
+        raw_config=raw_config,
+    )
+
+
+def merge_documents(image: ResolvedImage, first: int, merged: Inflated) -> ResolvedImage:
+    """Make the image in which *merged* stands for the layers of *image* from position *first* on."""
+    config = msgspec.json.decode(image.raw_config)
+    history = _merged_history(config.get("history"), first, len(image.layers))
+    config = {name: value for name, value in config.items() if name != "history"}
+    if history is not None:
+        config["history"] = history
+    tail = LayerSpec(merged.diff_id, merged.size, media_types.OCI_LAYER)
+    pairs = zip(image.layers[:first], image.config.rootfs.diff_ids[:first], strict=True)
+    return derive_image(image.reference, config, [*pairs, (tail, merged.diff_id)])
+
+
+def _merged_history(history: Any, first: int, count: int) -> list[Any] | None:
+    """Keep what *history* tells of the layers below *first*; None if it does not fit *count* layers."""
+    if not isinstance(history, list) or not all(isinstance(step, dict) for step in history):
+        return None
+    kept: list[Any] = []
+    layers = 0
+    for step in history:
+        layers += not step.get("empty_layer")
+        if layers <= first:
+            kept.append(step)
+    return [*kept, {"created_by": f"layers {first} to {count - 1} merged"}] if layers == count else None
+
+
+def _descriptor(media_type: str, digest: ImageDigest, size: int) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": digest, "size": size}
+
+
+def _encode(document: Mapping[str, Any]) -> bytes:
+    return msgspec.json.encode(document, enc_hook=str, order="sorted")

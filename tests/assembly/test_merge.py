@@ -1,0 +1,222 @@
+"""Layers merged into one do what they did one after the other; umoci is the judge."""
+
+from __future__ import annotations
+
+import io
+import random
+import tarfile
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from isal import igzip
+
+from aioruntime.assembly.changeset import Changeset
+from aioruntime.assembly.inflate import InflatedReader
+from aioruntime.assembly.merge import merge_layers
+from aioruntime.assembly.tar import BadTar, TarReader
+from aioruntime.errors import DigestMismatch, InvalidManifest
+from aioruntime.oci.digest import ImageDigest
+from aioruntime.oci.image import LayerSpec
+from tests.assembly.images import made_image
+from tests.assembly.stacks import Entry, add_stack, entry, packed, unpacked
+from tests.store.helpers import save
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from aioruntime.store.store import ImageStore
+
+DIR, LINK, SYMLINK = tarfile.DIRTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE
+
+
+async def merged(store: ImageStore, layers: Sequence[bytes], first: int) -> bytes:
+    """The archive that stands for the layers from *first* on, in the size foretold."""
+    image = made_image(layers)
+    for layer, data in zip(image.layers, layers, strict=True):
+        await save(store, data, layer.digest)
+    found = await merge_layers(image, first, store)
+    async with aclosing(found.stream()) as pieces:
+        archive = b"".join([piece async for piece in pieces])
+    assert len(archive) == found.size
+    assert found.content is not None
+    assert found.content.diff_id == ImageDigest.of(archive)
+    return archive
+
+
+async def assert_same(store: ImageStore, path: Path, layers: Sequence[bytes], first: int) -> None:
+    archive = await merged(store, layers, first)
+    (path / "before").mkdir()
+    (path / "after").mkdir()
+    before = unpacked(path / "before", layers)
+    after = unpacked(path / "after", [*layers[:first], archive])
+
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+async def test_random_stacks(store: ImageStore, tmp_path: Path, seed: int) -> None:
+    """THREATS I6, I7, T15: 200 random stacks a seed unpack to the same tree before and after merging."""
+    rng = random.Random(seed)
+    first = rng.randint(0, 2)
+    layers: list[list[Entry]] = [[] for _ in range(first + rng.randint(2, 5))]
+    for number in range(200):
+        add_stack(rng, f"stack{number}", layers)
+
+    await assert_same(store, tmp_path, [packed(layer) for layer in layers], first)
+
+
+STACKS: dict[str, list[list[Entry]]] = {
+    "a file hides a directory": [
+        [entry("d", DIR), entry("d/x", data=b"x")],
+        [entry("d", data=b"now a file")],
+        [entry("other")],
+    ],
+    "a directory takes a file's place": [
+        [entry("d", DIR), entry("d/old")],
+        [entry("d", data=b"file")],
+        [entry("d", DIR), entry("d/new")],
+    ],
+    "a symlink takes a directory's place": [
+        [entry("d", DIR), entry("d/x"), entry("e", DIR)],
+        [entry("d", SYMLINK, linkname="e")],
+        [entry("e", DIR), entry("e/y")],
+    ],
+    "what was gone comes back": [
+        [entry("d", DIR), entry("d/x", data=b"1")],
+        [entry(".wh.d")],
+        [entry("d", DIR), entry("d/y")],
+    ],
+    "an opaque directory": [
+        [entry("d", DIR), entry("d/x"), entry("d/e", DIR), entry("d/e/z")],
+        [entry("d", DIR), entry("d/.wh..wh..opq"), entry("d/y")],
+        [entry("d", DIR), entry("d/z")],
+    ],
+    "an opaque root": [[entry("a"), entry("b")], [entry(".wh..wh..opq"), entry("c")], [entry("d")]],
+    "the first of two names goes": [
+        [entry("base")],
+        [entry("a", data=b"content"), entry("b", LINK, linkname="a"), entry("c", LINK, linkname="b")],
+        [entry(".wh.a")],
+    ],
+    "the first of two names is another file now": [
+        [entry("base")],
+        [entry("a", data=b"content"), entry("b", LINK, linkname="a"), entry("c", LINK, linkname="a")],
+        [entry("a", data=b"new")],
+    ],
+    "names in several forms": [
+        [entry("./a/", DIR), entry("a//b", data=b"1")],
+        [entry("./a", DIR), entry("./a/./c", data=b"2")],
+        [entry("a/b", data=b"3")],
+    ],
+    "long and odd names": [
+        [entry("d", DIR)],
+        [entry("d/" + "n" * 200, data=b"1"), entry("d/\udcff\u00e9", data=b"2")],
+        [entry("d/" + "n" * 200, data=b"3"), entry("d/l", SYMLINK, linkname="t" * 150)],
+    ],
+    "a device and a pipe": [
+        [entry("dev", DIR)],
+        [entry("dev/p", tarfile.FIFOTYPE), entry("dev/n", tarfile.CHRTYPE, devmajor=1, devminor=3)],
+        [entry("dev/q", tarfile.FIFOTYPE)],
+    ],
+}
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT], ids=["pax", "gnu"])
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("stack", STACKS.values(), ids=STACKS)
+async def test_what_layers_do_to_each_other(
+    store: ImageStore, tmp_path: Path, stack: list[list[Entry]], first: int, form: int
+) -> None:
+    """THREATS I6, I7: each way in which a layer acts on those below it is kept, on a base and without one."""
+    await assert_same(store, tmp_path, [packed(layer, form) for layer in stack], first)
+
+
+async def test_bytes_depend_on_content_alone(store: ImageStore, tmp_path: Path) -> None:
+    """The same layers, compressed or not, give the same merged layer."""
+    rng = random.Random(7)
+    entries: list[list[Entry]] = [[], [], []]
+    add_stack(rng, "s", entries)
+    layers = [packed(layer) for layer in entries]
+    image = made_image(
+        [igzip.compress(layer) for layer in layers], diff_ids=list(map(ImageDigest.of, layers))
+    )
+    for layer, data in zip(image.layers, layers, strict=True):
+        await save(store, igzip.compress(data), layer.digest)
+    found = await merge_layers(image, 1, store)
+    async with aclosing(found.stream()) as pieces:
+        compressed = b"".join([piece async for piece in pieces])
+
+    assert await merged(store, layers, 1) == compressed
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ([entry("../x")], "leads out of the image"),
+        ([entry("a/../../x")], "leads out of the image"),
+        ([entry(".wh.")], "names nothing"),
+        ([entry(".wh..")], "names nothing"),
+        ([entry("a/.wh...")], "names nothing"),
+        ([entry(".wh.a/b")], "name of a whiteout"),
+        ([entry("a"), entry("a/b")], "not a directory"),
+        ([entry("l", SYMLINK, linkname="l"), entry("l/x")], "not a directory"),
+        ([entry("b", LINK, linkname="a")], "no file of the same layer"),
+        ([entry("a", LINK, linkname="a")], "no file of the same layer"),
+        ([entry("a", b"Z")], "unknown type"),
+        ([entry("x" * 5000)], "a path has 5000 bytes"),
+    ],
+)
+async def test_what_can_not_be_merged(store: ImageStore, entries: list[Entry], reason: str) -> None:
+    """THREATS I4, I6, I7: what no engine could unpack, or each in its own way, is refused by name."""
+    with pytest.raises(InvalidManifest, match=rf"example.org/tool:1: layer 1 .*can't be merged.*{reason}"):
+        await merged(store, [packed([entry("a")]), packed(entries)], 0)
+
+
+async def test_a_layer_that_is_not_what_the_config_says(store: ImageStore) -> None:
+    """THREATS I2: a layer with another content than its diff ID is found before the merged layer ends."""
+    layers = [packed([entry("a")]), packed([entry("b")])]
+    image = made_image(layers, diff_ids=[ImageDigest.of(layers[0]), ImageDigest.of(b"else")])
+    for layer, data in zip(image.layers, layers, strict=True):
+        await save(store, data, layer.digest)
+    found = await merge_layers(image, 0, store)
+
+    with pytest.raises(DigestMismatch) as caught:
+        await found.measure()
+    assert caught.value.position == 1
+
+
+@given(st.binary(max_size=3000), st.integers(0, 4000))
+def test_any_bytes_are_read_or_refused(noise: bytes, place: int) -> None:
+    """THREATS I5, T16: whatever an archive has in it, reading it ends, with `BadTar` at the worst."""
+    archive = bytearray(packed([entry("a", data=b"1" * 700), entry("n" * 150, DIR), entry("b", LINK)]))
+    archive[place : place + len(noise)] = noise
+    changeset = Changeset(0)
+    try:
+        for header in TarReader(io.BytesIO(bytes(archive))):
+            changeset.add(header)
+    except BadTar:
+        pass
+
+
+@pytest.mark.parametrize("size", [10_000, 2**40])
+def test_a_declared_size_is_never_allocated(size: int) -> None:
+    """THREATS I5, R12: an extension header that claims to be large is refused unread."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, 2**20 + size
+    with pytest.raises(BadTar, match="extension header"):
+        list(TarReader(io.BytesIO(info.tobuf(tarfile.GNU_FORMAT))))
+
+
+def test_a_bomb_is_refused() -> None:
+    """THREATS I1, T14: a layer that inflates beyond all measure is given up at the limit."""
+    block = igzip.compress(bytes(2**26))
+    bomb = block * 40
+    layer = LayerSpec(ImageDigest.of(bomb), len(bomb), "x")
+    reader = InflatedReader(io.BytesIO(bomb), layer)
+
+    with pytest.raises(InvalidManifest, match="decompression bomb"):
+        reader.read_all()
