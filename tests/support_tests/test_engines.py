@@ -236,15 +236,17 @@ def test_ci_demands_every_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
     monkeypatch.delenv("CI", raising=False)
     with pytest.raises(pytest.skip.Exception, match="docker is not installed: apt-get install"):
-        next(conftest.started("docker"))
+        next(conftest.started("docker-20.10"))
 
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="CI demands every engine: docker is not installed"):
-        next(conftest.started("docker"))
+        next(conftest.started("docker-20.10"))
 
 
 def test_specs_survive_their_journey() -> None:
     """What the guard reads is what the owner wrote."""
-    spec = Spec(("a", "b"), {"X": "ü"}, "/log", ("/d",), ("/h",), "br", makes_bridge=True, cgroup="g")
+    spec = Spec(
+        ("a", "b"), {"X": "ü"}, "/log", ("/d",), ("/h",), "br", makes_bridge=True, cgroup="g", tree="/t"
+    )
 
     assert Spec.from_json(spec.to_json()) == spec
