@@ -193,8 +193,10 @@ class _Assembly:
             await load_image(self._client, body)
         seen = await self._prove(archive.sent)
         # The engine has other layers where some were merged, but it is the original that users ask for.
-        known = held_image(self._image, seen.id).digests
-        held = msgspec.structs.replace(held_image(archive.sent, seen.id), digests=known)
+        asked = held_image(self._image, seen.id)
+        held = msgspec.structs.replace(
+            held_image(archive.sent, seen.id), digests=asked.digests, config=asked.config
+        )
         return await self._loaded(held, plan)
 
     async def _loaded(self, held: HeldImage, plan: LoadPlan) -> LoadReport:

@@ -49,7 +49,7 @@ class EngineMemory:
         Of several that came from one index, the one for *platform* is meant, else the newest.
         """
         held = await self.recall()
-        named = [image for image in held if digest in (*image.digests, image.image_id)]
+        named = [image for image in held if digest in (*image.digests, image.image_id, image.config)]
         wanted = {str(candidate) for candidate in matching_platforms(platform)}
         return next((image for image in named if image.platform in wanted), named[0] if named else None)
 

@@ -28,11 +28,11 @@ class HeldImage(msgspec.Struct, frozen=True):
 
     Args:
         image_id: the engine's ID of it.
-        digests: what users know it by, the one to pin first: the digests of the index, if there was one, of
-            the manifest and of the config.
+        digests: the registry's digests that it answers to: the manifest's, and the index's if there was one.
         layers: digests of the layer blobs, base first.
         diff_ids: the diff IDs of the same layers, as the engine checked them when it took the image.
         platform: what it is made for, as text.
+        config: digest of its config as the registry has it, which many engines have as its ID.
     """
 
     image_id: ImageDigest
@@ -40,17 +40,18 @@ class HeldImage(msgspec.Struct, frozen=True):
     layers: tuple[ImageDigest, ...]
     diff_ids: tuple[ImageDigest, ...]
     platform: str = ""
+    config: ImageDigest | None = None
 
 
 def held_image(image: ResolvedImage, image_id: ImageDigest) -> HeldImage:
     """Describe *image*, which an engine holds under *image_id*."""
     return HeldImage(
         image_id,
-        # Users also know an image by its config's digest, which many engines have as its ID.
-        tuple(dict.fromkeys((image.digest, image.manifest_digest, image.manifest.config.digest))),
+        tuple(dict.fromkeys((image.digest, image.manifest_digest))),
         tuple(layer.digest for layer in image.layers),
         image.config.rootfs.diff_ids,
         str(with_default_variant(image.platform)),
+        image.manifest.config.digest,
     )
 
 

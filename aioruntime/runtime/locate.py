@@ -81,7 +81,7 @@ class Locator:
         remembered = await self._memory.find(held.id, self._client.capabilities.platform)
         if remembered is not None:
             return remembered.digests[0]
-        return held.repo_digests[0] if held.repo_digests else held.id
+        return _told_digest(held)
 
     async def describe(self, target: ImageTarget) -> ImageMetadata:
         """Tell what the engine knows of an image.
@@ -91,10 +91,10 @@ class Locator:
         """
         held, digest = await self.locate(target)
         remembered = await self._memory.find(held.id, self._client.capabilities.platform)
-        if remembered is not None and digest not in remembered.digests[:-1]:
-            digest = remembered.digests[0]  # the last is the config's, which pins nothing
-        elif remembered is None and digest == held.id:
-            digest = await self._pin(held)
+        if remembered is None:
+            digest = _told_digest(held) if digest == held.id else digest
+        elif digest not in remembered.digests:
+            digest = remembered.digests[0]
         return ImageMetadata(digest, held.size, held.labels, held.id, held.references, held.platform)
 
     async def remove(self, target: ImageTarget) -> None:
@@ -124,6 +124,10 @@ class Locator:
         except ImageNotFound:
             return False
         return True
+
+
+def _told_digest(held: EngineImage) -> ImageDigest:
+    return held.repo_digests[0] if held.repo_digests else held.id
 
 
 def _is_named(held: EngineImage, name: str) -> bool:

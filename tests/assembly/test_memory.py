@@ -65,6 +65,18 @@ async def test_an_index_names_the_engines_own(store: ImageStore) -> None:
     assert newest.platform == "linux/s390x"
 
 
+async def test_an_image_is_found_by_its_config(store: ImageStore) -> None:
+    """The config's digest finds the image where the engine's ID is another, also when digests were added."""
+    memory = EngineMemory(store, "engine")
+    for name in ("first", "second"):
+        await memory.remember(msgspec.structs.replace(held("image", name), config=digest("config")))
+
+    found = await memory.find(digest("config"), AMD64)
+
+    assert found is not None
+    assert found.digests == (digest("second"), digest("first"))
+
+
 async def test_a_second_digest_is_added(store: ImageStore) -> None:
     """An image taken under another digest answers to both, and is listed once."""
     memory = EngineMemory(store, "engine")
