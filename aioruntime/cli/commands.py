@@ -6,7 +6,7 @@ __all__ = ("RunOptions", "doctor", "pull", "run")
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ParamSpec
+from typing import ParamSpec
 
 from aioruntime.cli.progress import reporter
 from aioruntime.errors import ImageNotFound, InvalidSpec
@@ -14,9 +14,6 @@ from aioruntime.oci.platform import Platform
 from aioruntime.oci.reference import OciRef
 from aioruntime.runtime.connect import connect
 from aioruntime.runtime.spec import GpuProfile, GpuSpec, Mount, RunSpec
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _P = ParamSpec("_P")
 # What shells report for a program that SIGPIPE ended.
@@ -67,7 +64,7 @@ def _mount(text: str) -> Mount:
     return Mount(host, container, mode == "ro")
 
 
-async def pull(image: str, *, url: str | None, store: Path | None, platform: str | None) -> int:
+async def pull(image: str, *, url: str | None, store: str | None, platform: str | None) -> int:
     """Pull an image and print its digest."""
     reference = OciRef.parse(image)
     wanted = Platform.parse(platform) if platform else None
@@ -77,7 +74,7 @@ async def pull(image: str, *, url: str | None, store: Path | None, platform: str
     return 0
 
 
-async def run(options: RunOptions, *, url: str | None, store: Path | None) -> int:
+async def run(options: RunOptions, *, url: str | None, store: str | None) -> int:
     """Run a container, its image pulled first if the engine lacks it; return its exit status."""
     spec = options.to_spec()
     async with connect(url, store=store) as runtime:
@@ -89,7 +86,7 @@ async def run(options: RunOptions, *, url: str | None, store: Path | None) -> in
     return outcome.exit_code
 
 
-async def doctor(*, url: str | None, store: Path | None) -> int:
+async def doctor(*, url: str | None, store: str | None) -> int:
     """Print what engine is found and what it can do."""
     async with connect(url, store=store) as runtime:
         info = await runtime.health_check()

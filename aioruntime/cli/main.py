@@ -7,7 +7,6 @@ __all__ = ("main",)
 import sys
 from importlib.metadata import version
 from io import TextIOWrapper
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -27,7 +26,7 @@ app = typer.Typer(
 )
 
 Url = Annotated[str | None, typer.Option("--url", help="Engine address, such as unix:///run/docker.sock.")]
-Store = Annotated[Path | None, typer.Option("--store", help="Local image store, a directory.")]
+Store = Annotated[str | None, typer.Option("--store", help="Local image store, a directory.")]
 Image = Annotated[str, typer.Argument(help="Image reference, such as ghcr.io/org/samtools:1.21.")]
 Wanted = Annotated[
     str | None, typer.Option("--platform", help="Such as linux/arm64; the engine's own if left out.")

@@ -87,6 +87,7 @@ async def test_errors_are_one_line(
         (("--url", "ftp://x", *store, absent), "ftp"),
         ((*there, *store, absent), absent),
         ((*there, "--store", "/dev/null/x", f"{registry.host}/tiny:1"), "/dev/null"),
+        ((*there, "--store", "", f"{registry.host}/tiny:1"), "the store's path is empty"),
     ]
 
     found = await asyncio.gather(*(command(name, *arguments) for arguments, _ in cases))
