@@ -67,7 +67,10 @@ def report(flavor: str, rounds: list[Round]) -> bool:
     """Print one engine's figures; return whether the ratios are within the limits."""
     keep = statistics.median(each.keep / each.engine for each in rounds)
     merge = statistics.median(each.merge / each.engine for each in rounds)
-    seconds = [statistics.median(values) for values in zip(*((r.engine, r.keep, r.merge) for r in rounds))]
+    seconds = [
+        statistics.median(values)
+        for values in zip(*((r.engine, r.keep, r.merge) for r in rounds), strict=True)
+    ]
     print(
         f"{flavor:23} engine's own pull {seconds[0]:5.2f} s; ours {seconds[1]:5.2f} s, ratio {keep:.2f}; "
         f"merged {seconds[2]:5.2f} s, ratio {merge:.2f}",
