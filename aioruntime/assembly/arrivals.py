@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ("Arrivals",)
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import anyio
 
@@ -24,6 +24,13 @@ class Arrivals:
     def __init__(self) -> None:
         self._order: list[ImageDigest] = []
         self._news = anyio.Event()
+
+    @classmethod
+    def of(cls, layers: Iterable[LayerSpec]) -> Self:
+        """Make the arrivals of layers that all are there."""
+        arrivals = cls()
+        arrivals._order = list(dict.fromkeys(layer.digest for layer in layers))
+        return arrivals
 
     def arrived(self, digest: ImageDigest) -> None:
         """Note that a layer is in the store."""

@@ -70,7 +70,8 @@ class Changeset:
 
     Attributes:
         root: the tree that the layer makes of an empty directory, whiteouts included.
-        lengths: bytes that each entry takes in the archive, by position.
+        starts: where each entry begins in the archive, by position.
+        lengths: bytes that it takes there.
         links: of hard links, by position: the position of the entry that has the content, and the path
             that the link names.
     """
@@ -78,6 +79,7 @@ class Changeset:
     def __init__(self, layer: int) -> None:
         self.layer = layer
         self.root = Node.directory(None)
+        self.starts: array[int] = array("Q")
         self.lengths: array[int] = array("Q")
         self.links: dict[int, tuple[int, bytes]] = {}
         self._symlinks: dict[int, bytes] = {}
@@ -89,6 +91,7 @@ class Changeset:
             BadTar: no engine could unpack it, or engines differ in how.
         """
         position = len(self.lengths)
+        self.starts.append(header.start)
         self.lengths.append(header.length)
         parts = _components(header.name)
         directory = header.kind == "directory"

@@ -59,29 +59,35 @@ def derive_image(
     )
 
 
-def merge_documents(image: ResolvedImage, first: int, merged: Inflated) -> ResolvedImage:
-    """Make the image in which *merged* stands for the layers of *image* from position *first* on."""
+def merge_documents(
+    image: ResolvedImage, groups: Sequence[range], merged: Sequence[Inflated]
+) -> ResolvedImage:
+    """Make the image in which *merged* stand for *groups* of the layers of *image*, the last ones."""
     config = msgspec.json.decode(image.raw_config)
-    history = _merged_history(config.get("history"), first, len(image.layers))
+    history = _merged_history(config.get("history"), groups)
     config = {name: value for name, value in config.items() if name != "history"}
     if history is not None:
         config["history"] = history
-    tail = LayerSpec(merged.diff_id, merged.size, media_types.OCI_LAYER)
-    pairs = zip(image.layers[:first], image.config.rootfs.diff_ids[:first], strict=True)
-    return derive_image(image.reference, config, [*pairs, (tail, merged.diff_id)])
+    first = groups[0].start
+    pairs = list(zip(image.layers[:first], image.config.rootfs.diff_ids[:first], strict=True))
+    pairs += [(LayerSpec(m.diff_id, m.size, media_types.OCI_LAYER), m.diff_id) for m in merged]
+    return derive_image(image.reference, config, pairs)
 
 
-def _merged_history(history: Any, first: int, count: int) -> list[Any] | None:
-    """Keep what *history* tells of the layers below *first*; None if it does not fit *count* layers."""
+def _merged_history(history: Any, groups: Sequence[range]) -> list[Any] | None:
+    """Keep what *history* tells of the layers below the groups; None if it does not fit the layers."""
     if not isinstance(history, list) or not all(isinstance(step, dict) for step in history):
         return None
+    first, count = groups[0].start, groups[-1].stop
     kept: list[Any] = []
     layers = 0
     for step in history:
         layers += not step.get("empty_layer")
         if layers <= first:
             kept.append(step)
-    return [*kept, {"created_by": f"layers {first} to {count - 1} merged"}] if layers == count else None
+    if layers != count:
+        return None
+    return kept + [{"created_by": f"layers {g.start} to {g.stop - 1} merged"} for g in groups]
 
 
 def _descriptor(media_type: str, digest: ImageDigest, size: int) -> dict[str, Any]:

@@ -1,31 +1,37 @@
-"""The archive of one image for one engine, as its plan wants it: what goes in, and when (L3)."""
+"""The archive of one image for one engine: which files go in, and when (L3)."""
 
 from __future__ import annotations
 
 __all__ = ("ImageArchive", "expected_id")
 
-import logging
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
+import anyio
+
 from aioruntime.assembly.archive import Entry, archive_size, blob_name, document_entries, stream_archive
-from aioruntime.assembly.derive import merge_documents
-from aioruntime.assembly.layer_stream import measure_zstd, stream_inflated
-from aioruntime.assembly.merge import MergedLayer, merge_layers
-from aioruntime.errors import DigestMismatch
-from aioruntime.tasks import in_thread
+from aioruntime.assembly.content import stream_unpacked
+from aioruntime.assembly.inflate import compression_of
+from aioruntime.assembly.unpack import unpack_layer
+from aioruntime.tasks import in_thread, task_group
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+    from anyio.streams.memory import MemoryObjectSendStream
 
     from aioruntime.assembly.arrivals import Arrivals
-    from aioruntime.assembly.plan import LoadPlan
+    from aioruntime.assembly.content import LayerContent
+    from aioruntime.assembly.unpack import UnpackedLayer
     from aioruntime.engine.capabilities import EngineCapabilities
     from aioruntime.oci.digest import ImageDigest
     from aioruntime.oci.image import LayerSpec, ResolvedImage
+    from aioruntime.oci.media_types import Compression
     from aioruntime.store.store import ImageStore
 
-_log = logging.getLogger("aioruntime")
+# Layers that are inflated while another one is sent.
+_AHEAD = 3
 
 
 def expected_id(image: ResolvedImage, capabilities: EngineCapabilities) -> ImageDigest:
@@ -38,118 +44,117 @@ def expected_id(image: ResolvedImage, capabilities: EngineCapabilities) -> Image
 class ImageArchive:
     """The archive that brings an image to an engine.
 
-    Args:
-        image: what is to be run.
-        name: the full name, with tag, that the engine shall give it.
-        plan: what is left out, and what is merged.
-        store: has the layers, or will.
-        engine: what the engine can read.
+    `prepare` and `stream` run side by side: the one makes layers ready as they arrive, the other gives the
+    bytes.
 
-    Attributes:
-        sent: the image as the engine gets it: *image*, or, when the archive has been streamed, that with
-            layers merged.
+    Args:
+        image: what is sent.
+        name: the full name, with tag, that the engine shall give it.
+        content: has the layers, or will.
+        store: has those that are compressed.
+        omit: layers that are left out.
+        inflate: the compressions that are undone for the engine.
     """
 
     def __init__(
         self,
         image: ResolvedImage,
         name: str,
-        plan: LoadPlan,
+        content: LayerContent,
         store: ImageStore,
-        engine: EngineCapabilities,
+        *,
+        omit: frozenset[ImageDigest],
+        inflate: frozenset[Compression],
     ) -> None:
-        self.sent = image
         self._image = image
         self._name = name
-        self._plan = plan
+        self._content = content
         self._store = store
-        self._engine = engine
+        self._inflate = inflate
+        self._diff_ids = frozenset(image.config.rootfs.diff_ids)
+        self._layers = [layer for layer in dict.fromkeys(image.layers) if layer.digest not in omit]
 
     @property
     def size(self) -> int | None:
-        """Bytes of the archive; None if only inflating or merging tells."""
-        if self._plan.merge_from is not None or not self._engine.reads_zstd:
+        """Bytes of the archive; None if only inflating tells."""
+        if not all(map(self._is_ready, self._layers)):
             return None
-        return archive_size([*self._documents(), *map(self._entry, self._layers())])
+        return archive_size([*self._documents(), *map(self._entry, self._layers)])
 
-    async def stream(self, arrivals: Arrivals) -> AsyncGenerator[bytes]:
-        """Give the archive's bytes, each layer when it has arrived in the store.
+    def _is_ready(self, layer: LayerSpec) -> bool:
+        # What is not compressed has its diff ID as digest.
+        return not self._inflate or layer.digest in self._diff_ids
+
+    def _documents(self) -> list[Entry]:
+        names = [blob_name(layer.digest) for layer in self._image.layers]
+        # An image layout names its blobs by their digests, which inflated ones don't have.
+        return document_entries(self._image, self._name, names, layout=not self._inflate)
+
+    def _entry(self, layer: LayerSpec) -> Entry:
+        return Entry(
+            blob_name(layer.digest), layer.size, partial(self._content.stream, layer.digest, layer.size)
+        )
+
+    async def stream(self, layers: AsyncIterator[Entry]) -> AsyncGenerator[bytes]:
+        """Give the archive's bytes.
+
+        Args:
+            layers: what `prepare` sends.
 
         Raises:
-            DigestMismatch: a blob in the store was altered, or the image is broken at its source.
-            InvalidManifest: a layer that has to be unpacked for the engine can't be.
+            DigestMismatch: a blob in the store was altered.
         """
-        first = self._plan.merge_from
-        entries = self._entries(arrivals) if first is None else self._merged_entries(first, arrivals)
+        entries = self._entries(layers)
         async with aclosing(entries), aclosing(stream_archive(entries)) as pieces:
             async for piece in pieces:
                 yield piece
 
-    def _layers(self) -> list[LayerSpec]:
-        """List the layers that are sent as layers of their own, each once."""
-        layers = self._image.layers[: self._plan.merge_from]
-        return [layer for layer in dict.fromkeys(layers) if layer.digest not in self._plan.omit]
-
-    def _documents(self) -> list[Entry]:
-        names = [blob_name(layer.digest) for layer in self._image.layers]
-        return document_entries(self._image, self._name, names, layout=self._engine.reads_zstd)
-
-    async def _entries(self, arrivals: Arrivals) -> AsyncGenerator[Entry]:
+    async def _entries(self, layers: AsyncIterator[Entry]) -> AsyncGenerator[Entry]:
         for entry in self._documents():
             yield entry
-        async with aclosing(arrivals.ordered(self._layers())) as arriving:
-            async for layer in arriving:
-                yield await self._readable(layer)
-
-    def _entry(self, layer: LayerSpec) -> Entry:
-        name, size = blob_name(layer.digest), layer.size
-        return Entry(name, size, lambda: self._store.stream(layer.digest, size))
-
-    async def _readable(self, layer: LayerSpec) -> Entry:
-        """Return the layer's entry; inflated, if the engine can't read it as it is."""
-        inflated = None
-        if not self._engine.reads_zstd:
-            inflated = await in_thread(measure_zstd, self._store, layer)
-        if inflated is None:
-            return self._entry(layer)
-        self._check_diff_id(layer, inflated.diff_id)
-        content = inflated
-        name = blob_name(layer.digest)
-        return Entry(name, content.size, lambda: stream_inflated(self._store, layer, content))
-
-    def _check_diff_id(self, layer: LayerSpec, found: ImageDigest) -> None:
-        for position, diff_id in enumerate(self._image.config.rootfs.diff_ids):
-            if self._image.layers[position].digest == layer.digest and diff_id != found:
-                raise DigestMismatch(
-                    f"{self._image.reference}: layer {position} ({layer.digest}) holds {found}, but the "
-                    f"config names {diff_id}; the image is broken at its source",
-                    expected=diff_id,
-                    actual=found,
-                    position=position,
-                )
-
-    async def _merged_entries(self, first: int, arrivals: Arrivals) -> AsyncGenerator[Entry]:
-        merged = await self._merged(first, arrivals)
-        for layer in self._layers():
-            yield await self._readable(layer)
-        # An image layout names its blobs by their digests; a `docker save` archive as it likes.
-        layout = merged.content is not None
-        name = "merged.tar" if merged.content is None else blob_name(merged.content.diff_id)
-        yield Entry(name, merged.size, merged.stream)
-        assert merged.content is not None
-        self.sent = merge_documents(self._image, first, merged.content)
-        names = [*(blob_name(layer.digest) for layer in self._image.layers[:first]), name]
-        for entry in document_entries(self.sent, self._name, names, layout=layout):
+        async for entry in layers:
             yield entry
 
-    async def _merged(self, first: int, arrivals: Arrivals) -> MergedLayer:
-        # What goes in is known only when all layers have been looked through.
-        async with aclosing(arrivals.ordered(self._image.layers)) as arriving:
-            async for _ in arriving:
-                pass
-        last = len(self._image.layers) - 1
-        _log.info("%s: layers %d to %d are merged into one", self._name, first, last)
-        merged = await merge_layers(self._image, first, self._store)
-        if self._engine.image_store == "containerd":
-            await merged.measure()  # it wants every blob under its digest
-        return merged
+    async def prepare(self, arrivals: Arrivals, out: MemoryObjectSendStream[Entry]) -> None:
+        """Send out the layers as they arrive, each when the engine can read it.
+
+        Raises:
+            DigestMismatch: a blob in the store was altered, or the image is broken at its source.
+            InvalidManifest: a layer that has to be inflated can't be.
+            StoreFull: there is no room to inflate it.
+        """
+        slots = anyio.Semaphore(_AHEAD)
+        async with out, task_group() as tasks, aclosing(arrivals.ordered(self._layers)) as arriving:
+            async for layer in arriving:
+                if self._is_ready(layer):
+                    await out.send(self._entry(layer))
+                else:
+                    await slots.acquire()
+                    tasks.start_soon(self._inflated, layer, out, slots)
+
+    async def _inflated(
+        self, layer: LayerSpec, out: MemoryObjectSendStream[Entry], slots: anyio.Semaphore
+    ) -> None:
+        try:
+            if await in_thread(self._compression, layer) not in self._inflate:
+                await out.send(self._entry(layer))
+                return
+            with await in_thread(self._store.open_scratch) as scratch:
+                unpacked = await in_thread(unpack_layer, self._image, layer, self._store, scratch)
+                taken = anyio.Event()
+                source = partial(_until_taken, unpacked, taken)
+                await out.send(Entry(blob_name(layer.digest), unpacked.content.size, source))
+                await taken.wait()
+        finally:
+            slots.release()
+
+    def _compression(self, layer: LayerSpec) -> Compression:
+        with self._store.open_blob(layer.digest) as blob:
+            return compression_of(blob.read(4))
+
+
+async def _until_taken(unpacked: UnpackedLayer, taken: anyio.Event) -> AsyncGenerator[bytes]:
+    async with aclosing(stream_unpacked(unpacked)) as pieces:
+        async for piece in pieces:
+            yield piece
+    taken.set()

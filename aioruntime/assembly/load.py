@@ -5,32 +5,54 @@ from __future__ import annotations
 __all__ = ("LoadReport", "assemble", "engine_name")
 
 import logging
-from contextlib import aclosing
-from dataclasses import dataclass
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import anyio
 import msgspec
 
+from aioruntime.assembly.archive import Entry
 from aioruntime.assembly.arrivals import Arrivals
+from aioruntime.assembly.content import LayerContent
 from aioruntime.assembly.image_archive import ImageArchive, expected_id
-from aioruntime.assembly.plan import HeldImage, Layering, LoadPlan, choose_donors, held_image, plan_load
-from aioruntime.engine.images import EngineImage, inspect_image, load_image, tag_image
-from aioruntime.errors import DigestMismatch, ImageLoadFailed, ImageNotFound, LayersMissing
+from aioruntime.assembly.loopback import serve_image
+from aioruntime.assembly.merge import merged_image
+from aioruntime.assembly.plan import (
+    HeldImage,
+    Layering,
+    choose_donors,
+    held_image,
+    inflated_for,
+    merge_groups,
+    plan_load,
+    pulls_from_here,
+)
+from aioruntime.engine.images import (
+    inspect_image,
+    load_image,
+    pull_from_here,
+    remove_image,
+    tag_image,
+)
+from aioruntime.errors import DigestMismatch, EngineError, ImageLoadFailed, ImageNotFound, LayersMissing
 from aioruntime.oci.digest import ImageDigest
+from aioruntime.oci.image import ResolvedImage
 from aioruntime.oci.reference import OciRef
+from aioruntime.tasks import task_group, to_completion
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
     from aioruntime.assembly.memory import EngineMemory
     from aioruntime.engine.client import EngineClient
-    from aioruntime.oci.image import ResolvedImage
     from aioruntime.progress import ProgressReporter
     from aioruntime.store.store import ImageStore
 
 _log = logging.getLogger("aioruntime")
 
 _TAG_LIMIT = 128
+_TIDY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +62,31 @@ class LoadReport:
     Args:
         image_id: the engine's ID of the image.
         name: the name that the engine knows it by.
-        sent_bytes: bytes of the archives that were sent; 0 if the engine had the image.
-        omitted: layers that were left out since the engine held them.
-        merged: how many of the layers, the last ones, were merged into one; 0 if none.
+        sent_bytes: bytes of the image that were sent; 0 if the engine had it.
+        merged: positions of the layers that were merged, for each layer that they became.
     """
 
     image_id: ImageDigest
     name: str
     sent_bytes: int
-    omitted: frozenset[ImageDigest]
-    merged: int = 0
+    merged: tuple[range, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An image that is brought to an engine.
+
+    Args:
+        image: as the engine shall have it.
+        content: has its layers, or will.
+        arrivals: tells when a layer is there.
+        omit: layers that the engine holds.
+    """
+
+    image: ResolvedImage
+    content: LayerContent
+    arrivals: Arrivals
+    omit: frozenset[ImageDigest]
 
 
 def engine_name(reference: OciRef) -> str:
@@ -117,10 +154,7 @@ async def _all_there(image: ResolvedImage, store: ImageStore) -> Arrivals:
             f"{store.path}, the first is {missing[0].digest}; call ensure_layers first",
             digests=[layer.digest for layer in missing],
         )
-    arrivals = Arrivals()
-    for layer in image.layers:
-        arrivals.arrived(layer.digest)
-    return arrivals
+    return Arrivals.of(image.layers)
 
 
 class _Assembly:
@@ -142,6 +176,7 @@ class _Assembly:
         self._capabilities = client.capabilities
         self._name = engine_name(image.reference)
         self._sent = 0
+        self._total: int | None = None
 
     async def already_there(self) -> LoadReport | None:
         """Give the image its name if the engine holds it already, as it is or with layers merged."""
@@ -157,20 +192,33 @@ class _Assembly:
             if seen.id == candidate.image_id and seen.diff_ids == candidate.diff_ids:
                 if self._name not in {OciRef.parse(name).canonical for name in seen.references}:
                     await tag_image(self._client, seen.id, self._name)
-                return await self._loaded(candidate, LoadPlan(frozenset(candidate.layers)))
+                return await self._loaded(candidate)
         return None
 
     async def load(self, layering: Layering, arrivals: Arrivals) -> LoadReport:
-        """Send the image, without the layers that the engine holds; all of it if that fails."""
+        """Bring the image to the engine, if no other task or process has done so meanwhile."""
+        async with self._store.turn(
+            f"load-{self._memory.key}-{self._image.manifest_digest.hex[:32]}"
+        ) as waited:
+            there = await self.already_there() if waited else None
+            return there or await self._load(layering, arrivals)
+
+    async def _load(self, layering: Layering, arrivals: Arrivals) -> LoadReport:
         wanted = held_image(self._image, expected_id(self._image, self._capabilities))
-        plan = plan_load(wanted, await self._confirmed(wanted), self._capabilities, layering)
-        if plan.omit:
-            try:
-                return await self._send(plan, arrivals)
-            except ImageLoadFailed as exc:
-                # What we believed of the engine was stale: send everything.
-                _log.info("%s: sent in full, since without what was held it failed: %s", self._name, exc)
-        return await self._send(LoadPlan(merge_from=plan.merge_from), arrivals)
+        confirmed = await self._confirmed(wanted)
+        plan = plan_load(wanted, confirmed, self._capabilities, layering)
+        if plan.merge_from is None:
+            delivery = Delivery(self._image, self._store, arrivals, plan.omit)
+            return await self._loaded(await self._deliver(delivery))
+        sizes = [layer.size for layer in self._image.layers]
+        groups = merge_groups(sizes, plan.merge_from, self._capabilities)
+        async with merged_image(self._image, groups, self._store, arrivals) as (image, content):
+            for group in groups:
+                _log.info("%s: layers %d to %d merged into one", self._name, group.start, group.stop - 1)
+            held = await self._deliver(Delivery(image, content, Arrivals.of(image.layers), plan.omit))
+        # The engine has other layers where some were merged, but it is the original that users ask for.
+        original = msgspec.structs.replace(held, digests=wanted.digests, config=wanted.config)
+        return await self._loaded(original, groups)
 
     async def _confirmed(self, wanted: HeldImage) -> list[HeldImage]:
         kind = self._capabilities.image_store
@@ -187,35 +235,69 @@ class _Assembly:
                     break  # the longest prefix; shorter ones add nothing
         return confirmed
 
-    async def _send(self, plan: LoadPlan, arrivals: Arrivals) -> LoadReport:
-        archive = ImageArchive(self._image, self._name, plan, self._store, self._capabilities)
-        async with aclosing(self._counted(archive.stream(arrivals), archive.size)) as body:
-            await load_image(self._client, body)
-        seen = await self._prove(archive.sent)
-        # The engine has other layers where some were merged, but it is the original that users ask for.
-        asked = held_image(self._image, seen.id)
-        held = msgspec.structs.replace(
-            held_image(archive.sent, seen.id), digests=asked.digests, config=asked.config
+    async def _deliver(self, delivery: Delivery) -> HeldImage:
+        """Bring the engine an image by the best way that works."""
+        if pulls_from_here(self._capabilities):
+            try:
+                await self._offer(delivery)
+                return await self._prove(delivery.image)
+            except ImageLoadFailed as exc:
+                _log.info("%s: sent as an archive, since the engine could not pull it: %s", self._name, exc)
+        elif delivery.omit:
+            try:
+                await self._send(delivery)
+                return await self._prove(delivery.image)
+            except ImageLoadFailed as exc:
+                # What we believed of the engine was stale: send everything.
+                _log.info("%s: sent in full, since without what was held it failed: %s", self._name, exc)
+        await self._send(replace(delivery, omit=frozenset()))
+        return await self._prove(delivery.image)
+
+    async def _offer(self, delivery: Delivery) -> None:
+        """Serve the image, and have the engine pull from us what it lacks."""
+        serving = serve_image(delivery.image, delivery.content, delivery.arrivals, self._progressed)
+        async with serving as served:
+            try:
+                await served.until_failure(pull_from_here(self._client, served.reference))
+                await tag_image(self._client, served.reference, self._name)
+            finally:
+                await to_completion(self._drop_name(served.reference))
+
+    async def _drop_name(self, name: str) -> None:
+        with anyio.move_on_after(_TIDY_SECONDS), suppress(EngineError):
+            await remove_image(self._client, name)
+
+    async def _send(self, delivery: Delivery) -> None:
+        """Send the image as an archive."""
+        inflate = inflated_for(self._capabilities)
+        archive = ImageArchive(
+            delivery.image, self._name, delivery.content, self._store, omit=delivery.omit, inflate=inflate
         )
-        return await self._loaded(held, plan)
+        self._total = archive.size
+        out, layers = anyio.create_memory_object_stream[Entry]()
+        async with task_group() as tasks, layers:
+            tasks.start_soon(archive.prepare, delivery.arrivals, out)
+            async with aclosing(self._counted(archive.stream(layers))) as body:
+                await load_image(self._client, body)
+            tasks.cancel_scope.cancel()
 
-    async def _loaded(self, held: HeldImage, plan: LoadPlan) -> LoadReport:
+    async def _loaded(self, held: HeldImage, groups: Sequence[range] = ()) -> LoadReport:
         await self._memory.remember(held)
-        merged = 0 if plan.merge_from is None else len(self._image.layers) - plan.merge_from
-        return LoadReport(held.image_id, self._name, self._sent, plan.omit, merged)
+        return LoadReport(held.image_id, self._name, self._sent, tuple(groups))
 
-    async def _counted(self, archive: AsyncGenerator[bytes], total: int | None) -> AsyncGenerator[bytes]:
-        message = f"loading {self._image.reference} into {self._capabilities.kind}"
-        sent = 0
+    async def _counted(self, archive: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
         async with aclosing(archive):
             async for piece in archive:
                 yield piece
-                sent += len(piece)
-                self._sent += len(piece)
-                self._progress.update(message, sent, total)
+                self._progressed(len(piece))
 
-    async def _prove(self, image: ResolvedImage) -> EngineImage:
-        """Return what the engine has under the image's name, if that is the image."""
+    def _progressed(self, sent: int) -> None:
+        self._sent += sent
+        message = f"loading {self._image.reference} into {self._capabilities.kind}"
+        self._progress.update(message, self._sent, self._total)
+
+    async def _prove(self, image: ResolvedImage) -> HeldImage:
+        """Describe what the engine has under the image's name, if that is the image."""
         kind = self._capabilities.kind
         try:
             seen = await inspect_image(self._client, self._name)
@@ -230,4 +312,4 @@ class _Assembly:
                 f"{image.reference}: {kind} has image {seen.id} under the name {self._name}, not {wanted}; "
                 "another client may have loaded it at the same moment"
             )
-        return seen
+        return held_image(image, seen.id)

@@ -33,11 +33,15 @@ class EngineMemory:
     Args:
         store: where the notes are kept.
         engine_id: the engine's own ID; two engines never share notes.
+
+    Attributes:
+        key: stands for the engine in the names of what is kept in the store for it.
     """
 
     def __init__(self, store: ImageStore, engine_id: str) -> None:
         self._store = store
-        self._note = "engine-" + hashlib.sha256(engine_id.encode()).hexdigest()[:32]
+        self.key = hashlib.sha256(engine_id.encode()).hexdigest()[:32]
+        self._note = f"engine-{self.key}"
 
     async def recall(self) -> list[HeldImage]:
         """List what is remembered, newest first."""

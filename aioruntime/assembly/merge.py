@@ -1,11 +1,11 @@
-"""Merge layers of an image into one, as a stream: read once for what there is, once for its bytes (L3)."""
+"""Merge layers of an image, each group of neighbours into one, by way of scratch files (L3)."""
 
 from __future__ import annotations
 
-__all__ = ("MergedLayer", "merge_layers")
+__all__ = ("merged_image",)
 
 import hashlib
-from contextlib import aclosing, contextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from itertools import compress
 from typing import TYPE_CHECKING
@@ -13,191 +13,210 @@ from typing import TYPE_CHECKING
 import anyio
 
 from aioruntime.assembly.changeset import Changeset
-from aioruntime.assembly.inflate import CHUNK, Inflated, InflatedReader, telling_damage
+from aioruntime.assembly.content import WithUnpacked
+from aioruntime.assembly.derive import merge_documents
+from aioruntime.assembly.inflate import CHUNK, Inflated
 from aioruntime.assembly.merge_plan import plan_merge
 from aioruntime.assembly.tar import END, BadTar, TarReader, renamed
-from aioruntime.errors import DigestMismatch, InvalidManifest
+from aioruntime.assembly.unpack import UnpackedLayer, unpack_layer
+from aioruntime.errors import InvalidManifest
 from aioruntime.oci.digest import ImageDigest
-from aioruntime.oci.image import LayerSpec
 from aioruntime.tasks import in_thread, task_group
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 
-    from aioruntime.assembly.merge_plan import MergePlan, Rewrite
-    from aioruntime.assembly.tar import Header
-    from aioruntime.oci.image import ResolvedImage
+    from aioruntime.assembly.arrivals import Arrivals
+    from aioruntime.assembly.content import LayerContent
+    from aioruntime.assembly.merge_plan import Rewrite
+    from aioruntime.oci.image import LayerSpec, ResolvedImage
+    from aioruntime.store.scratch import Scratch
     from aioruntime.store.store import ImageStore
 
-# Reading archives is bound by the processor; two at a time leave room for the loop.
-_READERS = 2
+# Unpacking and merging are bound by the processor; two at a time leave room for the loop.
+_WORKERS = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A layer that is merged with others.
+@asynccontextmanager
+async def merged_image(
+    image: ResolvedImage, groups: Sequence[range], store: ImageStore, arrivals: Arrivals
+) -> AsyncIterator[tuple[ResolvedImage, LayerContent]]:
+    """Make the image in which each of *groups* is one layer, for as long as the context lasts.
 
-    Args:
-        what: the image and the layer's position in it, for messages.
-        position: that position.
-        layer: its blob in the store.
-        diff_id: what its inflated content has to be.
-    """
-
-    what: str
-    position: int
-    layer: LayerSpec
-    diff_id: ImageDigest
-
-    @contextmanager
-    def opened(self, store: ImageStore, *, checked: bool = False) -> Iterator[TarReader]:
-        """Read the layer's archive; what is taken from it counts only when the context has ended well.
-
-        Args:
-            store: has the blob.
-            checked: whether the content is held against the diff ID.
-
-        Raises:
-            InvalidManifest: it is not one that could be unpacked.
-            DigestMismatch: its blob in the store was altered, or the image is broken at its source.
-        """
-        digest = self.layer.digest
-        with store.open_blob(digest) as blob, telling_damage(blob, digest):
-            content = InflatedReader(blob, self.layer, hashed=checked)
-            try:
-                yield TarReader(content)
-            except BadTar as exc:
-                raise InvalidManifest(f"{self.what} ({digest}) can't be merged with others: {exc}") from exc
-            if checked:
-                self._check(content.read_all())
-
-    def _check(self, found: Inflated) -> None:
-        if found.diff_id != self.diff_id:
-            raise DigestMismatch(
-                f"{self.what} ({self.layer.digest}) holds {found.diff_id}, but the config names "
-                f"{self.diff_id}; the image is broken at its source",
-                expected=self.diff_id,
-                actual=found.diff_id,
-                position=self.position,
-            )
-
-
-class MergedLayer:
-    """The layer that stands for several; made by `merge_layers`.
-
-    Attributes:
-        size: bytes of its archive.
-        content: its digest and size, once it was streamed to its end.
-    """
-
-    def __init__(self, store: ImageStore, parts: Sequence[Part], plan: MergePlan, size: int) -> None:
-        self.size = size
-        self.content: Inflated | None = None
-        self._store = store
-        self._parts = parts
-        self._plan = plan
-
-    async def measure(self) -> None:
-        """Stream it to its end for `content` alone.
-
-        Raises:
-            InvalidManifest: as `stream`.
-            DigestMismatch: as `stream`.
-        """
-        async with aclosing(self.stream()) as pieces:
-            async for _ in pieces:
-                pass
-
-    async def stream(self) -> AsyncGenerator[bytes]:
-        """Give the archive in pieces of about 1 MiB: the same bytes every time.
-
-        Raises:
-            InvalidManifest: a layer can't be unpacked.
-            DigestMismatch: a blob in the store was altered, or the image is broken at its source.
-        """
-        pieces = self._gathered()
-        try:
-            while piece := await in_thread(next, pieces, b""):
-                yield piece
-        finally:
-            pieces.close()
-
-    def _gathered(self) -> Generator[bytes]:
-        """Join small pieces, and hash them all."""
-        hasher = hashlib.sha256()
-        gathered, size = bytearray(), 0
-        for piece in self._pieces():
-            gathered += piece
-            if len(gathered) >= CHUNK:
-                hasher.update(gathered)
-                size += len(gathered)
-                yield bytes(gathered)
-                gathered.clear()
-        hasher.update(gathered)
-        self.content = Inflated(ImageDigest(f"sha256:{hasher.hexdigest()}"), size + len(gathered))
-        yield bytes(gathered)
-
-    def _pieces(self) -> Iterator[bytes]:
-        yield from self._plan.first
-        for part, keep, rewrites in zip(self._parts, self._plan.keep, self._plan.rewrites, strict=True):
-            with part.opened(self._store, checked=True) as reader:
-                for position, header in enumerate(reader):
-                    if keep[position]:
-                        yield _blocks(header, rewrites.get(position))
-                        yield from reader.content()
-        yield END
-
-
-async def merge_layers(image: ResolvedImage, first: int, store: ImageStore) -> MergedLayer:
-    """Prepare one layer that stands for those of *image* from position *first* on.
+    The same image and groups give the same digests. On the store's disk it takes up to twice what the
+    merged layers have inflated, for that time.
 
     Args:
-        image: its layers from *first* on are in the store.
-        first: position of the first layer that is merged; those below stay layers of their own.
-        store: has the blobs.
+        image: what is to be run.
+        groups: positions of the layers that become one, group by group, up to the last layer.
+        store: has the layers, or will.
+        arrivals: tells when each layer is in the store; when the context begins, all are.
+
+    Returns:
+        A context manager giving the new image, and what has its layers.
 
     Raises:
         InvalidManifest: a layer can't be unpacked, or engines would differ in how.
-        DigestMismatch: a blob in the store was altered.
-        LayersMissing: a layer is not in the store.
+        DigestMismatch: a blob in the store was altered, or the image is broken at its source.
+        StoreFull: the disk is full.
     """
-    pairs = list(enumerate(zip(image.layers, image.config.rootfs.diff_ids, strict=True)))
-    parts = [
-        Part(f"{image.reference}: layer {position}", position, layer, diff_id)
-        for position, (layer, diff_id) in pairs[first:]
-    ]
-    changesets = [Changeset(index) for index in range(len(parts))]
-    limiter = anyio.CapacityLimiter(_READERS)
-
-    async def scan(part: Part, changeset: Changeset) -> None:
-        await in_thread(_scan, store, part, changeset, limiter=limiter)
-
-    async with task_group() as group:
-        for part, changeset in zip(parts, changesets, strict=True):
-            group.start_soon(scan, part, changeset)
-    return await in_thread(_merged, store, parts, changesets, first > 0)
+    with ExitStack() as files:
+        merging = _Merging(image, store, files)
+        async with task_group() as tasks:
+            for group in groups:
+                tasks.start_soon(merging.merge, group, arrivals)
+            async with aclosing(arrivals.ordered(image.layers[: groups[0].start])) as base:
+                async for _ in base:
+                    pass
+        merged = [merging.merged[group] for group in groups]
+        content = WithUnpacked({layer.content.diff_id: layer for layer in merged}, store)
+        yield merge_documents(image, groups, [layer.content for layer in merged]), content
 
 
-def _scan(store: ImageStore, part: Part, changeset: Changeset) -> None:
-    with part.opened(store) as reader:
-        for header in reader:
-            changeset.add(header)
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A layer that is merged with others: its archive, and what it changes."""
+
+    unpacked: UnpackedLayer
+    changeset: Changeset
 
 
-def _merged(
-    store: ImageStore, parts: Sequence[Part], changesets: Sequence[Changeset], on_base: bool
-) -> MergedLayer:
-    plan = plan_merge(changesets, on_base=on_base)
-    size = sum(map(len, plan.first)) + len(END)
-    for part, changeset, keep, rewrites in zip(parts, changesets, plan.keep, plan.rewrites, strict=True):
-        size += sum(compress(changeset.lengths, keep))
-        if rewrites:
-            with part.opened(store) as reader:
-                for position, header in enumerate(reader):
-                    if (rewrite := rewrites.get(position)) is not None:
-                        size += len(_blocks(header, rewrite)) - len(header.blocks)
-    return MergedLayer(store, parts, plan, size)
+class _Merging:
+    """The groups of one image on their way into scratch files."""
+
+    def __init__(self, image: ResolvedImage, store: ImageStore, files: ExitStack) -> None:
+        self.merged: dict[range, UnpackedLayer] = {}
+        self._image = image
+        self._store = store
+        self._files = files
+        self._workers = anyio.CapacityLimiter(_WORKERS)
+        self._spools: list[Scratch] = []
+
+    async def merge(self, group: range, arrivals: Arrivals) -> None:
+        """Unpack each layer of *group* when it has arrived, then make them one."""
+        parts: dict[int, _Part] = {}
+
+        async def unpack(layer: LayerSpec) -> None:
+            parts.update(await in_thread(self._unpack, group, layer, limiter=self._workers))
+
+        async with task_group() as tasks, aclosing(self._arriving(group, arrivals)) as arriving:
+            async for layer in arriving:
+                tasks.start_soon(unpack, layer)
+        ordered = [parts[position] for position in group]
+        self.merged[group] = await in_thread(self._write, group, ordered, limiter=self._workers)
+
+    def _arriving(self, group: range, arrivals: Arrivals) -> AsyncGenerator[LayerSpec]:
+        return arrivals.ordered(self._image.layers[group.start : group.stop])
+
+    def _unpack(self, group: range, layer: LayerSpec) -> dict[int, _Part]:
+        """Unpack a layer, and see what it changes at each position of the group where it is."""
+        # No more threads are here than there may be spools, each at work on one of its own.
+        spool = self._spools.pop() if self._spools else self._scratch()
+        try:
+            unpacked = unpack_layer(self._image, layer, self._store, spool)
+        finally:
+            self._spools.append(spool)
+        positions = [place for place in group if self._image.layers[place].digest == layer.digest]
+        return {place: _Part(unpacked, self._changes(place, group, unpacked)) for place in positions}
+
+    def _changes(self, position: int, group: range, unpacked: UnpackedLayer) -> Changeset:
+        changeset = Changeset(position - group.start)
+        try:
+            for header in TarReader(_Reading(unpacked)):
+                changeset.add(header)
+        except BadTar as exc:
+            raise InvalidManifest(
+                f"{self._image.reference}: layer {position} ({self._image.layers[position].digest}) "
+                f"can't be merged with others: {exc}"
+            ) from exc
+        return changeset
+
+    def _scratch(self) -> Scratch:
+        return self._files.enter_context(self._store.open_scratch())
+
+    def _write(self, group: range, parts: Sequence[_Part]) -> UnpackedLayer:
+        plan = plan_merge([part.changeset for part in parts], on_base=group.start > 0)
+        archive = _Archive(self._scratch())
+        for header in plan.first:
+            archive.add(header)
+        for part, keep, rewrites in zip(parts, plan.keep, plan.rewrites, strict=True):
+            for piece in _kept(part, keep, rewrites):
+                archive.add(piece)
+        return archive.finish()
 
 
-def _blocks(header: Header, rewrite: Rewrite | None) -> bytes:
-    return header.blocks if rewrite is None else renamed(header, rewrite.name, rewrite.link)
+class _Reading:
+    """Reads an unpacked layer from *offset* on."""
+
+    def __init__(self, unpacked: UnpackedLayer, offset: int = 0) -> None:
+        self._unpacked = unpacked
+        self._offset = offset
+
+    def read(self, count: int) -> bytes:
+        data = self._unpacked.read(self._offset, count)
+        self._offset += len(data)
+        return data
+
+    def skip(self, count: int) -> int:
+        skipped = min(count, self._unpacked.content.size - self._offset)
+        self._offset += skipped
+        return skipped
+
+
+def _kept(part: _Part, keep: bytearray, rewrites: Mapping[int, Rewrite]) -> Iterator[bytes]:
+    """Give what is kept of a layer's archive, neighbours in one piece."""
+    for start, stop, rewrite in _runs(part.changeset, keep, rewrites):
+        place = start
+        if rewrite is not None:
+            header = next(iter(TarReader(_Reading(part.unpacked, start))))
+            yield renamed(header, rewrite.name, rewrite.link)
+            place += len(header.blocks)
+        while place < stop:
+            piece = part.unpacked.read(place, min(CHUNK, stop - place))
+            place += len(piece)
+            yield piece
+
+
+def _runs(
+    changeset: Changeset, keep: bytearray, rewrites: Mapping[int, Rewrite]
+) -> Iterator[tuple[int, int, Rewrite | None]]:
+    """Give where what is kept begins and ends: entries that are rewritten alone, others with neighbours."""
+    begin = end = 0
+    entries = enumerate(zip(changeset.starts, changeset.lengths, strict=True))
+    for position, (start, length) in compress(entries, keep):
+        rewrite = rewrites.get(position)
+        if rewrite is not None or start != end:
+            if begin < end:
+                yield begin, end, None
+            begin = end = start
+        if rewrite is not None:
+            yield start, start + length, rewrite
+            begin = start + length
+        end = start + length
+    if begin < end:
+        yield begin, end, None
+
+
+class _Archive:
+    """An archive being written, in large pieces, and hashed."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
+        self._hasher = hashlib.sha256()
+        self._gathered = bytearray()
+
+    def add(self, piece: bytes) -> None:
+        self._gathered += piece
+        if len(self._gathered) >= CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._hasher.update(self._gathered)
+        self._scratch.write(self._gathered)
+        self._gathered.clear()
+
+    def finish(self) -> UnpackedLayer:
+        self.add(END)
+        self._flush()
+        digest = ImageDigest(f"sha256:{self._hasher.hexdigest()}")
+        return UnpackedLayer(Inflated(digest, self._scratch.size), self._scratch, 0)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ("HeldImage", "Layering", "LoadPlan", "choose_donors", "held_image", "plan_load")
+__all__ = (
+    "HeldImage",
+    "Layering",
+    "LoadPlan",
+    "choose_donors",
+    "held_image",
+    "inflated_for",
+    "merge_groups",
+    "plan_load",
+    "pulls_from_here",
+)
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -17,10 +27,14 @@ if TYPE_CHECKING:
 
     from aioruntime.engine.capabilities import EngineCapabilities, ImageStoreKind
     from aioruntime.oci.image import ResolvedImage
+    from aioruntime.oci.media_types import Compression
 
 
 Layering: TypeAlias = Literal["keep", "merge"]
 """How an image's layers reach an engine: as they are, unless it can't have so many; or the tail merged."""
+
+
+_GROUPS = 4
 
 
 class HeldImage(msgspec.Struct, frozen=True):
@@ -120,10 +134,6 @@ def plan_load(
     first = _merge_position(image, confirmed, engine, layering)
     if first is None:
         return LoadPlan(_layers_to_omit(image, confirmed, engine.image_store))
-    if engine.image_store == "containers-storage":
-        # A merged layer's digest is known only when it was sent, so the archive is no layout; and of a
-        # `docker save` archive Podman wants every layer.
-        return LoadPlan(merge_from=first)
     base = msgspec.structs.replace(image, layers=image.layers[:first], diff_ids=image.diff_ids[:first])
     return LoadPlan(_layers_to_omit(base, confirmed, engine.image_store), first)
 
@@ -152,3 +162,49 @@ def _layers_to_omit(
         return frozenset(image.layers[:length]) - frozenset(image.layers[length:])
     held = {layer for donor in confirmed for layer in donor.layers}
     return frozenset(image.layers) & held
+
+
+def merge_groups(sizes: Sequence[int], first: int, engine: EngineCapabilities) -> tuple[range, ...]:
+    """Part the layers that are merged into groups, each of which becomes one layer.
+
+    A few, of about the same size, so that one can be worked on while another still arrives; none where the
+    engine has no room for more than one.
+
+    Args:
+        sizes: bytes of each of the image's layers, base first.
+        first: position of the first layer that is merged.
+        engine: how many layers it can have.
+    """
+    most = len(sizes) - first
+    if engine.max_layers is not None:
+        most = min(most, engine.max_layers - first)
+    share = sum(sizes[first:]) / max(1, min(_GROUPS, most))
+    groups: list[range] = []
+    begin, gathered = first, 0
+    for position in range(first, len(sizes)):
+        gathered += sizes[position]
+        if gathered >= share * (len(groups) + 1) and len(groups) + 1 < min(_GROUPS, most):
+            groups.append(range(begin, position + 1))
+            begin = position + 1
+    if begin < len(sizes):
+        groups.append(range(begin, len(sizes)))
+    return tuple(groups)
+
+
+def inflated_for(engine: EngineCapabilities) -> frozenset[Compression]:
+    """Tell which compressions have to be undone, or better are, before *engine* gets a layer."""
+    if engine.image_store != "graph":
+        return frozenset()
+    if engine.local:
+        # It keeps layers unpacked, and inflates them more slowly than we do.
+        return frozenset({"gzip", "zstd"})
+    return frozenset() if engine.reads_zstd else frozenset({"zstd"})
+
+
+def pulls_from_here(engine: EngineCapabilities) -> bool:
+    """Tell whether *engine* is best served by letting it pull from this process.
+
+    Podman unpacks what it pulls while it still fetches, but an archive only when it has all of it; and it
+    pulls over plain HTTP if the request says so.
+    """
+    return engine.kind == "podman" and engine.local

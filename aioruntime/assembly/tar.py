@@ -13,7 +13,7 @@ import os
 import re
 import tarfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +48,14 @@ class Readable(Protocol):
         """Return up to *count* bytes; none at the end."""
 
 
+@runtime_checkable
+class Skippable(Protocol):
+    """What can also pass over bytes without reading them."""
+
+    def skip(self, count: int, /) -> int:
+        """Pass over up to *count* bytes and tell how many there were."""
+
+
 class BadTar(Exception):
     """The archive is not one that an engine would unpack; the message says why."""
 
@@ -62,6 +70,7 @@ class Header:
         link: for links, where to, as it is written.
         size: bytes of content that follow in the archive (of a sparse file, those that are stored).
         blocks: the header as it stands in the archive, with its extension headers.
+        start: where in the archive it begins.
     """
 
     name: bytes
@@ -69,6 +78,7 @@ class Header:
     link: bytes
     size: int
     blocks: bytes
+    start: int
 
     @property
     def length(self) -> int:
@@ -88,14 +98,24 @@ class TarReader:
 
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
+        self._offset = 0
         self._left = 0
 
     def __iter__(self) -> Iterator[Header]:
         while (header := self._next()) is not None:
             self._left = _padded(header.size)
             yield header
+            self._pass_over()
+
+    def _pass_over(self) -> None:
+        if not isinstance(self._stream, Skippable):
             for _ in self.content():
                 pass
+        elif self._left:
+            if self._stream.skip(self._left) < self._left:
+                raise BadTar("it ends within a file")
+            self._offset += self._left
+            self._left = 0
 
     def content(self) -> Iterator[bytes]:
         """Give the content of the current entry, with its padding, a piece at a time."""
@@ -104,20 +124,25 @@ class TarReader:
             if not piece:
                 raise BadTar("it ends within a file")
             self._left -= len(piece)
+            self._offset += len(piece)
             yield piece
 
     def _next(self) -> Header | None:
+        start = self._offset
         extensions = bytearray()
         records: dict[bytes, bytes] = {}
         long: dict[bytes, bytes] = {}
         while (block := self._block()) is not None:
             flag, size = block[156:157], _number(block[124:136])
             if flag == b"g":
-                # Engines pass records for all later entries over, and so do we.
+                # Engines pass records for all later entries over, and forget those for the next one.
+                if extensions:
+                    raise BadTar("a global header stands between an entry and its extension headers")
                 self._extension(size)
+                start = self._offset
                 continue
             if flag not in (b"x", b"L", b"K"):
-                return self._entry(bytes(extensions), block, size, records, long)
+                return self._entry(start, bytes(extensions), block, size, records, long)
             data = self._extension(size)
             extensions += block + data
             if flag == b"x":
@@ -132,6 +157,7 @@ class TarReader:
 
     def _entry(
         self,
+        start: int,
         extensions: bytes,
         block: bytes,
         size: int,
@@ -152,7 +178,7 @@ class TarReader:
         if kind != "file":
             size = 0  # whatever the header says: only files have content
         sparse = self._sparse_map(block) if flag == b"S" else b""
-        return Header(name, kind, link, size, extensions + block + sparse)
+        return Header(name, kind, link, size, extensions + block + sparse, start)
 
     def _block(self) -> bytes | None:
         block = self._read(_BLOCK)
@@ -189,6 +215,7 @@ class TarReader:
         data = self._stream.read(count)
         while 0 < len(data) < count and (more := self._stream.read(count - len(data))):
             data += more
+        self._offset += len(data)
         return data
 
 

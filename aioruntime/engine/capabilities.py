@@ -42,6 +42,7 @@ class EngineCapabilities:
         storage_driver: such as ``overlay2``.
         reads_zstd: whether it takes layers compressed with zstd.
         max_layers: most layers that an image may have; None for no known limit.
+        local: whether it runs on this machine, as far as its address tells.
         loads_directory: whether it loads an image layout by path, if it is on this machine.
         cgroup_version: ``1`` or ``2``; None if it does not say.
         rootless: whether it runs without root's rights.
@@ -63,6 +64,7 @@ class EngineCapabilities:
     storage_driver: str
     reads_zstd: bool
     max_layers: int | None
+    local: bool = False
     loads_directory: bool = False
     cgroup_version: str | None = None
     rootless: bool = False
@@ -139,7 +141,11 @@ class _PodmanInfo(msgspec.Struct):
 
 
 def describe(
-    version: Mapping[str, Any], info: Mapping[str, Any], libpod_info: Mapping[str, Any] | None = None
+    version: Mapping[str, Any],
+    info: Mapping[str, Any],
+    libpod_info: Mapping[str, Any] | None = None,
+    *,
+    local: bool = False,
 ) -> EngineCapabilities:
     """Tell what the engine is that answered these documents.
 
@@ -147,6 +153,7 @@ def describe(
         version: the answer to ``/version``.
         info: the answer to ``/info``.
         libpod_info: on Podman, the answer to ``/libpod/info``.
+        local: whether it was reached on this machine.
 
     Raises:
         EngineError: a document lacks what every engine tells; the message names the field.
@@ -177,6 +184,7 @@ def describe(
         storage_driver=state.driver,
         reads_zstd=store != "graph" or release >= (23, 0),
         max_layers=_GRAPH_DRIVER_LAYERS if store == "graph" or (podman_engine and release < (5, 0)) else None,
+        local=local,
         loads_directory=podman_engine and release >= (5, 7),
         cgroup_version=state.cgroup_version or (podman.host.cgroup_version.lstrip("v") if podman else None),
         rootless=state.rootless or "rootless" in security,

@@ -125,7 +125,9 @@ class EngineClient:
                 group.start_soon(partial(ask, "/info", versioned=True))
                 if is_podman(self.version):
                     group.start_soon(partial(ask, libpod, versioned=False))
-            self.capabilities = describe(self.version, answers["/info"], answers.get(libpod))
+            self.capabilities = describe(
+                self.version, answers["/info"], answers.get(libpod), local=self.endpoint.socket is not None
+            )
         return self.capabilities
 
     @contextmanager

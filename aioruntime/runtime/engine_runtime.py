@@ -278,7 +278,8 @@ class EngineRuntime:
         )
 
     def _told(self, loaded: LoadReport) -> str:
-        merged = f", {loaded.merged} layers merged into one" if loaded.merged else ""
+        count = sum(map(len, loaded.merged))
+        merged = f", {count} layers merged into {len(loaded.merged)}" if loaded.merged else ""
         return f"{loaded.sent_bytes} bytes sent to {self.name}{merged}"
 
     def _gpu(self, profile: GpuProfile) -> GpuRequest | None:

@@ -15,6 +15,7 @@ __all__ = (
     "names_in",
     "open_locked",
     "open_regular",
+    "open_scratch",
     "rename",
     "replace",
     "sync_directory",
@@ -24,6 +25,7 @@ __all__ = (
 import errno
 import os
 import stat
+import tempfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,6 +184,12 @@ def open_locked(path: Path) -> File | None:
         raise
     file.close()
     return None
+
+
+def open_scratch(directory: Path) -> File:
+    """Open a file for reading and writing that has no name, and is gone when it is closed."""
+    with _telling(directory), tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+        return File(os.dup(file.fileno()), directory)
 
 
 def _regular(fd: int, path: Path) -> File:

@@ -5,6 +5,7 @@ Follows ``image-layout.md`` of the OCI image specification::
     oci-layout  index.json  blobs/<algorithm>/<hex>     the layout, for every tool to read
     ingest/<algorithm>-<hex>                            a blob being written; its lock is on this file
     aioruntime/lock  aioruntime/<name>.json             lock of index.json and of our notes; the notes
+    aioruntime/<name>.lock                              held by whoever does what only one may do at a time
 """
 
 from __future__ import annotations
@@ -58,9 +59,25 @@ class Layout:
         Raises:
             InvalidSpec: *name* has characters other than ``a-z 0-9 . _ -``.
         """
+        return self._ours(name, "json")
+
+    def turn(self, name: str) -> Path:
+        """Where the lock of that name is.
+
+        Raises:
+            InvalidSpec: *name* has characters other than ``a-z 0-9 . _ -``.
+        """
+        return self._ours(name, "lock")
+
+    def _ours(self, name: str, kind: str) -> Path:
         if _NOTE_NAME.fullmatch(name) is None:
             raise InvalidSpec(f"not a note's name: {one_line(repr(name))}; use a-z, 0-9, '.', '_' and '-'")
-        return self.root / "aioruntime" / f"{name}.json"
+        return self.root / "aioruntime" / f"{name}.{kind}"
+
+    @property
+    def scratch(self) -> Path:
+        """The directory of files without a name."""
+        return self.root / "ingest"
 
     def prepare(self) -> bool:
         """Make what of the layout is not there; False if another process is at it and we must wait.

@@ -20,8 +20,10 @@ from aioruntime.store import blobs, files, index
 from aioruntime.store.ingest import Ingest
 from aioruntime.store.layout import Layout
 from aioruntime.store.partial import Claim, Partial, put
+from aioruntime.store.scratch import Scratch
 from aioruntime.store.stream import as_stream
 from aioruntime.store.threads import Threads
+from aioruntime.store.turn import Turn
 from aioruntime.store.verify import damaged_blobs, discard_damaged
 
 if TYPE_CHECKING:
@@ -253,6 +255,39 @@ class ImageStore:
     async def _update(self, path: Path, change: Callable[[bytes | None], bytes]) -> bytes:
         attempt = partial(self._layout.update, path, change)
         return await self._threads.poll(attempt, str(path), singly=True)
+
+    # Work on images
+
+    def open_scratch(self) -> Scratch:
+        """Open a file without a name on the store's disk (blocking: for worker threads).
+
+        Raises:
+            StoreError: the store can't be written.
+        """
+        return Scratch(files.open_scratch(self._layout.scratch))
+
+    @asynccontextmanager
+    async def turn(self, name: str) -> AsyncIterator[bool]:
+        """Be the only one in all tasks and processes to do what *name* stands for.
+
+        Waits for whoever is at it; the wait can be cancelled and leaves nothing.
+
+        Args:
+            name: of the characters ``a-z 0-9 . _ -``.
+
+        Returns:
+            A context manager giving whether somebody else had to be waited for.
+
+        Raises:
+            InvalidSpec: *name* has other characters.
+            StoreError: the store can't be written.
+        """
+        turn = Turn(self._layout, name)
+        try:
+            await self._threads.poll(turn.take, name)
+            yield turn.waited
+        finally:
+            await self._threads.run_urgent(turn.give_back)
 
     # Upkeep
 

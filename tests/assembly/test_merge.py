@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from isal import igzip
 
+from aioruntime.assembly.arrivals import Arrivals
 from aioruntime.assembly.changeset import Changeset
 from aioruntime.assembly.inflate import InflatedReader
-from aioruntime.assembly.merge import merge_layers
+from aioruntime.assembly.merge import merged_image
 from aioruntime.assembly.tar import BadTar, TarReader
 from aioruntime.errors import DigestMismatch, InvalidManifest
 from aioruntime.oci.digest import ImageDigest
@@ -28,31 +29,58 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from aioruntime.oci.image import ResolvedImage
     from aioruntime.store.store import ImageStore
 
 DIR, LINK, SYMLINK = tarfile.DIRTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE
 
 
-async def merged(store: ImageStore, layers: Sequence[bytes], first: int) -> bytes:
-    """The archive that stands for the layers from *first* on, in the size foretold."""
-    image = made_image(layers)
-    for layer, data in zip(image.layers, layers, strict=True):
+async def saved(
+    store: ImageStore, blobs: Sequence[bytes], diff_ids: list[ImageDigest] | None = None
+) -> ResolvedImage:
+    """An image whose layers are in the store."""
+    image = made_image(blobs, diff_ids=diff_ids)
+    for layer, data in zip(image.layers, blobs, strict=True):
         await save(store, data, layer.digest)
-    found = await merge_layers(image, first, store)
-    async with aclosing(found.stream()) as pieces:
-        archive = b"".join([piece async for piece in pieces])
-    assert len(archive) == found.size
-    assert found.content is not None
-    assert found.content.diff_id == ImageDigest.of(archive)
+    return image
+
+
+async def layers_of(store: ImageStore, image: ResolvedImage, groups: Sequence[range]) -> list[bytes]:
+    """The layers that stand for each of *groups*, checked against what the new image says of them."""
+    archives: list[bytes] = []
+    async with merged_image(image, groups, store, Arrivals.of(image.layers)) as (new, content):
+        assert new.layers[: groups[0].start] == image.layers[: groups[0].start]
+        for layer in new.layers[groups[0].start :]:
+            async with aclosing(content.stream(layer.digest, layer.size)) as pieces:
+                archives.append(b"".join([piece async for piece in pieces]))
+            assert (layer.digest, layer.size) == (ImageDigest.of(archives[-1]), len(archives[-1]))
+        assert new.config.rootfs.diff_ids[groups[0].start :] == tuple(map(ImageDigest.of, archives))
+    return archives
+
+
+async def merged(store: ImageStore, layers: Sequence[bytes], first: int) -> bytes:
+    """The layer that stands for those from *first* on."""
+    image = await saved(store, layers)
+    (archive,) = await layers_of(store, image, [range(first, len(layers))])
     return archive
 
 
 async def assert_same(store: ImageStore, path: Path, layers: Sequence[bytes], first: int) -> None:
+    count = len(layers)
     archive = await merged(store, layers, first)
-    (path / "before").mkdir()
+    assert_same_tree(path / "one", layers, [*layers[:first], archive])
+    if count - first > 2:
+        middle = (first + count) // 2
+        image = await saved(store, layers)
+        two = await layers_of(store, image, [range(first, middle), range(middle, count)])
+        assert_same_tree(path / "two", layers, [*layers[:first], *two])
+
+
+def assert_same_tree(path: Path, layers: Sequence[bytes], others: Sequence[bytes]) -> None:
+    (path / "before").mkdir(parents=True)
     (path / "after").mkdir()
     before = unpacked(path / "before", layers)
-    after = unpacked(path / "after", [*layers[:first], archive])
+    after = unpacked(path / "after", others)
 
     assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == set()
 
@@ -141,14 +169,9 @@ async def test_bytes_depend_on_content_alone(store: ImageStore, tmp_path: Path) 
     entries: list[list[Entry]] = [[], [], []]
     add_stack(rng, "s", entries)
     layers = [packed(layer) for layer in entries]
-    image = made_image(
-        [igzip.compress(layer) for layer in layers], diff_ids=list(map(ImageDigest.of, layers))
-    )
-    for layer, data in zip(image.layers, layers, strict=True):
-        await save(store, igzip.compress(data), layer.digest)
-    found = await merge_layers(image, 1, store)
-    async with aclosing(found.stream()) as pieces:
-        compressed = b"".join([piece async for piece in pieces])
+    blobs = [igzip.compress(layer) for layer in layers]
+    image = await saved(store, blobs, list(map(ImageDigest.of, layers)))
+    (compressed,) = await layers_of(store, image, [range(1, 3)])
 
     assert await merged(store, layers, 1) == compressed
 
@@ -179,13 +202,10 @@ async def test_what_can_not_be_merged(store: ImageStore, entries: list[Entry], r
 async def test_a_layer_that_is_not_what_the_config_says(store: ImageStore) -> None:
     """THREATS I2: a layer with another content than its diff ID is found before the merged layer ends."""
     layers = [packed([entry("a")]), packed([entry("b")])]
-    image = made_image(layers, diff_ids=[ImageDigest.of(layers[0]), ImageDigest.of(b"else")])
-    for layer, data in zip(image.layers, layers, strict=True):
-        await save(store, data, layer.digest)
-    found = await merge_layers(image, 0, store)
+    image = await saved(store, layers, [ImageDigest.of(layers[0]), ImageDigest.of(b"else")])
 
     with pytest.raises(DigestMismatch) as caught:
-        await found.measure()
+        await layers_of(store, image, [range(2)])
     assert caught.value.position == 1
 
 

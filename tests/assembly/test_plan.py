@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aioruntime.assembly.plan import HeldImage, LoadPlan, choose_donors, plan_load
+from aioruntime.assembly.plan import HeldImage, LoadPlan, choose_donors, merge_groups, plan_load
 from aioruntime.engine.capabilities import describe
 from aioruntime.oci.digest import ImageDigest
 from tests.engine import documents
@@ -131,7 +131,7 @@ def test_donors_are_few(store: ImageStoreKind) -> None:
         ("graph", "ab", [], 125, "merge", ("", None)),
         ("containerd", "abcd", ["xa"], None, "merge", ("a", 1)),
         ("containerd", "abcd", ["ab"], None, "merge", ("ab", 2)),
-        ("containers-storage", "abcde", ["ab"], 4, "keep", ("", 3)),
+        ("containers-storage", "abcde", ["ab"], 4, "keep", ("ab", 3)),
         ("containers-storage", "abcde", ["ab"], None, "keep", ("ab", None)),
     ],
 )
@@ -148,3 +148,23 @@ def test_what_is_merged(
 
     left_out = "".join(letter for letter in layers if digest(f"blob {letter}") in plan.omit)
     assert (left_out, plan.merge_from) == expected
+
+
+@pytest.mark.parametrize(
+    ("sizes", "first", "limit", "expected"),
+    [
+        ([1] * 9, 1, None, ["1-2", "3-4", "5-6", "7-8"]),
+        ([9, 100, 1, 1, 1], 1, None, ["1-1", "2-2", "3-3", "4-4"]),
+        ([9, 1, 1, 1, 100], 1, None, ["1-4"]),
+        ([0, 0, 0], 1, None, ["1-1", "2-2"]),
+        ([1] * 9, 7, 8, ["7-8"]),
+        ([1] * 9, 5, 7, ["5-6", "7-8"]),
+    ],
+)
+def test_merged_layers_are_few_and_alike(
+    sizes: list[int], first: int, limit: int | None, expected: list[str]
+) -> None:
+    """The layers that are merged become at most four of about one size, and no more than have room."""
+    groups = merge_groups(sizes, first, engine("graph", limit))
+
+    assert [f"{group.start}-{group.stop - 1}" for group in groups] == expected
