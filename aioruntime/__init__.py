@@ -8,15 +8,17 @@ from __future__ import annotations
 __all__ = (
     # Errors
     "AioRuntimeError",
+    # Values
+    "ComposedImage",
     # Runtimes
     "ContainerRuntime",
     "DigestMismatch",
     "DockerRuntime",
     "EngineError",
     "EngineUnavailable",
-    # Values
     "GpuProfile",
     "GpuSpec",
+    "ImageConfig",
     "ImageDigest",
     "ImageLoadFailed",
     "ImageMetadata",
@@ -36,6 +38,7 @@ __all__ = (
     "NoopProgress",
     "NotFound",
     "OciRef",
+    "PathConflict",
     "Platform",
     "PodmanRuntime",
     "ProgressReporter",
@@ -80,7 +83,15 @@ from aioruntime.errors import (
     Unauthorized,
 )
 from aioruntime.oci.digest import ImageDigest
-from aioruntime.oci.image import ImageMetadata, ImageRef, LayerSpec, ResolvedImage
+from aioruntime.oci.image import (
+    ComposedImage,
+    ImageMetadata,
+    ImageRef,
+    LayerSpec,
+    PathConflict,
+    ResolvedImage,
+)
+from aioruntime.oci.image_config import ImageConfig
 from aioruntime.oci.platform import Platform
 from aioruntime.oci.reference import OciRef
 from aioruntime.progress import LayerProgress, NoopProgress, ProgressReporter

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("ImageMetadata", "ImageRef", "LayerSpec", "ResolvedImage")
+__all__ = ("ComposedImage", "ImageMetadata", "ImageRef", "LayerSpec", "PathConflict", "ResolvedImage")
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -59,6 +59,35 @@ class ImageRef:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "digest", ImageDigest(self.digest))
+
+
+@dataclass(frozen=True, slots=True)
+class PathConflict:
+    """A path that images put together have in different ways; one of them has it as it wants.
+
+    Args:
+        path: absolute path in the image, as `os.fsdecode` gives it. Of a directory that something else
+            takes the place of, this is the directory; what lies in it is not listed.
+        winner: the image, or the digest of the added layer, whose way it is in the composed image.
+        losers: those that have it otherwise.
+    """
+
+    path: str
+    winner: str
+    losers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ComposedImage:
+    """An image that was put together from the layers of others.
+
+    Args:
+        reference: the image, which the engine can run now.
+        conflicts: paths that not all of its images and layers find as they have them, sorted.
+    """
+
+    reference: ImageRef
+    conflicts: tuple[PathConflict, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

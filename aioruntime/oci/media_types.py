@@ -19,6 +19,7 @@ __all__ = (
     "OCI_MANIFEST",
     "Compression",
     "layer_compression",
+    "oci_layer",
 )
 
 from typing import Literal
@@ -58,3 +59,11 @@ _LAYERS: dict[str, Compression] = {
 def layer_compression(media_type: str) -> Compression | None:
     """Tell how a layer of *media_type* is compressed; None if that is not a layer's media type."""
     return _LAYERS.get(media_type)
+
+
+def oci_layer(media_type: str) -> str:
+    """Return OCI's name for a layer's *media_type*, which may be Docker's."""
+    compression = _LAYERS.get(media_type)
+    if compression is None or media_type.startswith("application/vnd.oci."):
+        return media_type
+    return OCI_LAYER if compression == "none" else f"{OCI_LAYER}+{compression}"

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from aioruntime.errors import InvalidSpec, one_line
+from aioruntime.oci.faults import command_faults, env_faults, user_faults, working_dir_faults
 from aioruntime.oci.image import ImageRef
 from aioruntime.oci.reference import OciRef
 
@@ -139,15 +140,12 @@ class RunSpec:
             object.__setattr__(self, "command", tuple(self.command))
         object.__setattr__(self, "env", MappingProxyType(dict(self.env)))
         object.__setattr__(self, "mounts", tuple(self.mounts))
-        faults = [*_command_faults(self.command), *_env_faults(self.env)]
+        faults = [*command_faults(self.command), *env_faults(self.env)]
         if self.working_dir is not None:
             object.__setattr__(self, "working_dir", PurePosixPath(self.working_dir))
-            if not PurePosixPath(self.working_dir).is_absolute() or not _text(str(self.working_dir)):
-                faults.append(f"working_dir {one_line(repr(str(self.working_dir)))} is not an absolute path")
-        if self.user is not None and not self.user:
-            faults.append("user is empty; leave it None for the image's own")
-        elif self.user is not None and not _text(self.user):
-            faults.append(f"user {one_line(repr(self.user))} is not text without NUL")
+            faults += working_dir_faults(PurePosixPath(self.working_dir))
+        if self.user is not None:
+            faults += user_faults(self.user)
         targets = [mount.container_path for mount in self.mounts]
         doubled = sorted({str(path) for path in targets if targets.count(path) > 1})
         faults += [f"two mounts at {path}" for path in doubled]
@@ -158,35 +156,6 @@ class RunSpec:
         # A read-only view can be neither pickled nor copied; what it shows can.
         values = (getattr(self, each.name) for each in fields(self))
         return type(self), tuple(dict(v) if isinstance(v, MappingProxyType) else v for v in values)
-
-
-def _command_faults(command: tuple[str, ...] | str) -> list[str]:
-    if isinstance(command, str):
-        return [f'command is one string; give a list of arguments, such as ["sh", "-c", {command!r}]']
-    return [f"argument {one_line(repr(arg))} is not text without NUL" for arg in command if not _text(arg)]
-
-
-def _env_faults(env: Mapping[str, str]) -> list[str]:
-    faults = [f"env name {one_line(repr(name))} is not valid" for name in env if not _name(name)]
-    return faults + [
-        f"env value of {one_line(str(name))} is not text without NUL"
-        for name, value in env.items()
-        if not _text(value)
-    ]
-
-
-def _text(value: object) -> bool:
-    if not isinstance(value, str) or "\0" in value:
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # bytes that are not UTF-8, as `os.fsdecode` gives them: no engine gets them
-        return False
-    return True
-
-
-def _name(value: object) -> bool:
-    return _text(value) and value != "" and "=" not in str(value)
 
 
 @dataclass(frozen=True, slots=True)
