@@ -38,19 +38,24 @@ async def keep_image(store: ImageStore, image: ResolvedImage) -> None:
     await store.set_reference(image.reference.canonical, descriptor)
 
 
-async def find_image(store: ImageStore, reference: OciRef, platform: Platform) -> ResolvedImage | None:
+async def find_image(store: ImageStore, reference: OciRef, platform: Platform | None) -> ResolvedImage | None:
     """Return the image that the store lists for *reference*; None if it can't tell.
 
     A pinned digest is found under any reference; a tag only under the very reference it was pulled by.
+    Without a *platform*, that it is made for any will do.
     """
     for name, descriptor in (await store.references()).items():
         digests = _registry_digests(descriptor)
         pinned = reference.pinned
         if pinned in digests if pinned else name == reference.canonical:
             image = await _read(store, reference, descriptor, pinned or digests[-1])
-            if image is not None and with_default_variant(image.platform) in matching_platforms(platform):
+            if image is not None and _runs_on(image, platform):
                 return image
     return None
+
+
+def _runs_on(image: ResolvedImage, platform: Platform | None) -> bool:
+    return platform is None or with_default_variant(image.platform) in matching_platforms(platform)
 
 
 def _registry_digests(descriptor: Descriptor) -> tuple[ImageDigest, ...]:

@@ -12,13 +12,14 @@ import msgspec
 
 from aioruntime.errors import InvalidManifest, InvalidSpec
 from aioruntime.oci import media_types
+from aioruntime.oci.digest import ImageDigest
+from aioruntime.oci.image import LayerSpec
 from aioruntime.oci.platform import Platform, with_default_variant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aioruntime.oci.digest import ImageDigest
-    from aioruntime.oci.image import LayerSpec, ResolvedImage
+    from aioruntime.oci.image import ResolvedImage
     from aioruntime.oci.image_config import ImageConfig
 
 # What else a config has at its top tells of how, when and by whom its own image was made.

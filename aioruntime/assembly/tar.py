@@ -7,7 +7,7 @@ on (times, owners, extended attributes, sparse maps) is passed on unaltered.
 
 from __future__ import annotations
 
-__all__ = ("END", "BadTar", "Header", "TarReader", "new_header", "renamed")
+__all__ = ("END", "BadTar", "Header", "TarReader", "new_header", "renamed", "split_header")
 
 import os
 import re
@@ -221,7 +221,7 @@ class TarReader:
 
 def renamed(header: Header, name: bytes | None = None, link: bytes | None = None) -> bytes:
     """Return the header's blocks with another name or link target; None keeps what there is."""
-    main, records = _split(header.blocks)
+    main, records = split_header(header.blocks)
     records[b"path"] = header.name if name is None else name
     if b"GNU.sparse.name" in records:
         records[b"GNU.sparse.name"] = records[b"path"]
@@ -240,7 +240,7 @@ def new_header(name: bytes, *, directory: bool = False) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
-def _split(blocks: bytes) -> tuple[bytes, dict[bytes, bytes]]:
+def split_header(blocks: bytes) -> tuple[bytes, dict[bytes, bytes]]:
     """Part a header into its main blocks and the pax records before them; long names are left out."""
     records: dict[bytes, bytes] = {}
     offset = 0

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from aioruntime.assembly.plan import Layering
     from aioruntime.oci.digest import ImageDigest
-    from aioruntime.oci.image import ImageMetadata, ImageRef, LayerSpec, ResolvedImage
+    from aioruntime.oci.image import ComposedImage, ImageMetadata, ImageRef, LayerSpec, ResolvedImage
+    from aioruntime.oci.image_config import ImageConfig
     from aioruntime.oci.platform import Platform
     from aioruntime.oci.reference import OciRef
     from aioruntime.progress import ProgressReporter
@@ -227,6 +228,48 @@ class ContainerRuntime(Protocol):
                 is gone then, and `ensure_layers` fetches it again.
             InvalidManifest: the image, or a layer of it, can't be run.
             RegistryError: the image's documents are not in the store, and the registry failed.
+            StoreError: the local store failed.
+            ImageLoadFailed: the engine did not take it.
+            EngineError: the engine failed otherwise.
+        """
+
+    async def compose_image(
+        self,
+        name: OciRef | str,
+        images: Sequence[ImageDigest | ImageRef | OciRef | str] = (),
+        progress: ProgressReporter | None = None,
+        *,
+        layers: Sequence[LayerSpec] = (),
+        config: ImageConfig | None = None,
+    ) -> ComposedImage:
+        """Make a new image of the layers of several, and make it runnable in the engine.
+
+        Nothing is built and no registry is asked. Each layer comes once, where it came first; of what two
+        images have at one path, that of the later layer is found, and the path is reported. The same images
+        and layers in the same order, with the same config, give the same digest.
+
+        Args:
+            name: what the new image is called; it takes the place of what was composed by that name before.
+            images: references or registry digests of images that `pull` brought into the store by layers,
+                all for one platform, the lowest first.
+            progress: told what happens.
+            layers: more layers, which are in the store, to be laid over the images.
+            config: how containers start. What it does not give is that of the last image that has it;
+                variables, labels, ports and volumes are those of all images, the last one's first.
+
+        Returns:
+            The image, known by *name* and by a digest to pin, and the paths that conflict: different in
+            type, mode, owner, size, content, link target or device, or hidden by a whiteout, in layers that
+            no image itself lays over each other. Times of change do not count.
+
+        Raises:
+            InvalidReference: *name* or one of *images* is not a reference.
+            InvalidSpec: *name* has a digest, there are neither images nor layers, the images are for
+                different platforms, or a layer's media type is not one of a layer.
+            LayersMissing: an image or layer is not in the store; nothing was sent.
+            DigestMismatch: a blob in the store was altered; it is gone then, and the next `pull` fetches it
+                again. Or an image is broken at its source.
+            InvalidManifest: a layer can't be unpacked, or engines would differ in how.
             StoreError: the local store failed.
             ImageLoadFailed: the engine did not take it.
             EngineError: the engine failed otherwise.

@@ -14,6 +14,7 @@ from aioruntime.oci.platform import Platform
 from aioruntime.oci.reference import OciRef
 from aioruntime.progress import NoopProgress, finishing
 from aioruntime.runtime.arguments import gpu_arguments, mount_arguments
+from aioruntime.runtime.compose import compose
 from aioruntime.runtime.create import docker_body, podman_body
 from aioruntime.runtime.expectations import check_digest, check_layers
 from aioruntime.runtime.gpu import GpuRequest, gpu_request
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from aioruntime.assembly.plan import Layering
     from aioruntime.engine.client import EngineClient
     from aioruntime.oci.digest import ImageDigest
-    from aioruntime.oci.image import ImageMetadata
+    from aioruntime.oci.image import ComposedImage, ImageMetadata
+    from aioruntime.oci.image_config import ImageConfig
     from aioruntime.progress import ProgressReporter
     from aioruntime.registry.client import RegistryClient
     from aioruntime.runtime.locate import ImageTarget
@@ -246,6 +248,26 @@ class EngineRuntime:
             loaded = await self._open.assemble(found, progress, layering)
         progress.finish(f"{reference}: {self._told(loaded)}")
         return ImageRef(loaded.name, found.digest)
+
+    async def compose_image(
+        self,
+        name: OciRef | str,
+        images: Sequence[ImageTarget] = (),
+        progress: ProgressReporter | None = None,
+        *,
+        layers: Sequence[LayerSpec] = (),
+        config: ImageConfig | None = None,
+    ) -> ComposedImage:
+        """Make a new image of the layers of several, and make it runnable in the engine."""
+        progress = progress or NoopProgress()
+        reference = _reference(name)
+        with finishing(progress):
+            made = await compose(self._open, reference, images, layers, config, progress)
+        progress.finish(
+            f"{reference}: composed of {made.layers} layers, {made.shared} of them shared, "
+            f"{len(made.image.conflicts)} conflicts, {self._told(made.loaded)}"
+        )
+        return made.image
 
     # Beyond the contract.
 

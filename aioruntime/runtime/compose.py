@@ -1,0 +1,142 @@
+"""Compose an image from others that are in the store, and make it runnable (L4)."""
+
+from __future__ import annotations
+
+__all__ = ("Composed", "compose")
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import anyio
+
+from aioruntime.assembly.catalog import find_image, keep_image
+from aioruntime.assembly.compose import Source, compose_config, one_platform, stack_layers
+from aioruntime.assembly.conflicts import find_conflicts
+from aioruntime.assembly.derive import derive_image
+from aioruntime.assembly.inflate import measure
+from aioruntime.assembly.load import LoadReport
+from aioruntime.errors import DigestMismatch, InvalidSpec, LayersMissing
+from aioruntime.oci.digest import ImageDigest
+from aioruntime.oci.image import ComposedImage, ImageRef
+from aioruntime.oci.reference import OciRef
+from aioruntime.tasks import in_thread, task_group
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from aioruntime.oci.image import LayerSpec, ResolvedImage
+    from aioruntime.oci.image_config import ImageConfig
+    from aioruntime.progress import ProgressReporter
+    from aioruntime.runtime.locate import ImageTarget
+    from aioruntime.runtime.session import Session
+    from aioruntime.store.store import ImageStore
+
+# Reading archives is bound by the processor; two at a time leave room for the loop.
+_READERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """What composing an image came to: the image, its layers, how many are shared, and what loading took."""
+
+    image: ComposedImage
+    layers: int
+    shared: int
+    loaded: LoadReport
+
+
+async def compose(
+    session: Session,
+    name: OciRef,
+    targets: Sequence[ImageTarget],
+    layers: Sequence[LayerSpec],
+    config: ImageConfig | None,
+    progress: ProgressReporter,
+) -> Composed:
+    """Do what `ContainerRuntime.compose_image` promises."""
+    _check(name, targets, layers)
+    store = session.store
+    here = session.client.capabilities.platform
+    images = [(_shown(target), await _kept(session, target)) for target in targets]
+    platform = one_platform(images, here)
+    await _check_there(store, layers, "the added layers", "ensure_layers")
+    try:
+        sources = [Source.image(shown, image) for shown, image in images]
+        stack = stack_layers([*sources, *await _measured(store, layers)])
+        conflicts = await find_conflicts(store, stack, str(name), progress)
+    except DigestMismatch:
+        # A blob rotted on disk: without it, the next pull fetches it again.
+        for layer in (*layers, *(layer for _, image in images for layer in image.layers)):
+            await store.discard_damaged(layer.digest)
+        raise
+    document = compose_config([image for _, image in images], platform, config)
+    image = derive_image(name, document, stack.layers)
+    await keep_image(store, image)
+    loaded = await session.assemble(image, progress, "keep")
+    composed = ComposedImage(ImageRef(loaded.name, image.digest), conflicts)
+    return Composed(composed, len(stack.layers), stack.shared, loaded)
+
+
+def _check(name: OciRef, targets: Sequence[ImageTarget], layers: Sequence[LayerSpec]) -> None:
+    if name.digest is not None:
+        raise InvalidSpec(f"{name} has a digest; what is composed gets one, give it a name and a tag only")
+    if isinstance(targets, str):
+        raise InvalidSpec(f"images is one string; give a list, such as [{targets!r}]")
+    if not targets and not layers:
+        raise InvalidSpec(f"{name} would be composed of nothing; give images, or layers")
+
+
+async def _kept(session: Session, target: ImageTarget) -> ResolvedImage:
+    """Return an image that was pulled before, one for the engine's own platform if there is."""
+    store, shown, reference = session.store, _shown(target), _reference(target)
+    image = await find_image(store, reference, session.client.capabilities.platform)
+    image = image or await find_image(store, reference, None)
+    if image is None:
+        raise LayersMissing(
+            f"{shown} is not in the store {store.path}; pull it by layers first",
+            digests=[reference.pinned] if reference.pinned else [],
+        )
+    await _check_there(store, image.layers, shown, "pull")
+    return image
+
+
+async def _check_there(store: ImageStore, layers: Sequence[LayerSpec], what: str, remedy: str) -> None:
+    if missing := await store.missing(layers):
+        raise LayersMissing(
+            f"{what}: {len(missing)} of {len(layers)} layers are not in the store {store.path}, the first is "
+            f"{missing[0].digest}; call {remedy} first",
+            digests=[layer.digest for layer in missing],
+        )
+
+
+async def _measured(store: ImageStore, layers: Iterable[LayerSpec]) -> list[Source]:
+    """Find out the diff IDs of layers that no image tells them of."""
+    limiter = anyio.CapacityLimiter(_READERS)
+    found: dict[ImageDigest, Source] = {}
+
+    def read(layer: LayerSpec) -> Source:
+        with store.open_blob(layer.digest) as blob:
+            return Source.layer(layer, measure(blob, layer).diff_id)
+
+    async def work(layer: LayerSpec) -> None:
+        found[layer.digest] = await in_thread(read, layer, limiter=limiter)
+
+    distinct = {layer.digest: layer for layer in layers}
+    async with task_group() as group:
+        for layer in distinct.values():
+            group.start_soon(work, layer)
+    return [found[digest] for digest in distinct]
+
+
+def _reference(target: ImageTarget) -> OciRef:
+    if isinstance(target, ImageRef):
+        return replace(OciRef.parse(target.reference), digest=target.digest)
+    if isinstance(target, OciRef):
+        return target
+    if target.startswith(("sha256:", "sha512:")):
+        return OciRef("localhost", "image", digest=ImageDigest(target))  # a digest is found under any name
+    return OciRef.parse(target)
+
+
+def _shown(target: ImageTarget) -> str:
+    return target.reference if isinstance(target, ImageRef) else str(target)
