@@ -26,9 +26,8 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-async def test_the_program_runs(engine: Engine, registry: LocalRegistry, tmp_path: Path) -> None:
-    """The README's program, saved to a file and given an image, runs it on Docker and on Podman."""
-    [program] = blocks("python")
+async def output_of(program: str, engine: Engine, tmp_path: Path, *images: str) -> list[str]:
+    """The lines that a program of the README prints, saved to a file and given *images*."""
     script = tmp_path / "program.py"
     script.write_text(program)
     env = os.environ | {
@@ -40,7 +39,7 @@ async def test_the_program_runs(engine: Engine, registry: LocalRegistry, tmp_pat
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(script),
-        f"{registry.host}/samtools:gzip",
+        *images,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=tmp_path,
@@ -54,19 +53,37 @@ async def test_the_program_runs(engine: Engine, registry: LocalRegistry, tmp_pat
             await process.wait()
         async with ar.connect(engine.url, store=tmp_path / "store") as runtime:
             await remove_images(runtime)
-
     assert (process.returncode, stderr) == (0, b"")
-    layers, available, outcome = stdout.decode().splitlines()
+    return stdout.decode().splitlines()
+
+
+async def test_the_program_runs(engine: Engine, registry: LocalRegistry, tmp_path: Path) -> None:
+    """The README's program, given an image, runs it on Docker and on Podman."""
+    program, _ = blocks("python")
+
+    layers, available, outcome = await output_of(program, engine, tmp_path, f"{registry.host}/samtools:gzip")
+
     assert re.search(r": 56 layers, \d+ bytes$", layers)
     assert available.startswith("True ")
     assert outcome == "0 samtools 1.16.1"
 
 
-def test_the_program_is_short() -> None:
-    """There is one program, and it has at most 25 lines."""
-    [program] = blocks("python")
+async def test_the_composing_program_runs(engine: Engine, registry: LocalRegistry, tmp_path: Path) -> None:
+    """The program that composes, given two images, runs a tool of each, and finds no conflict."""
+    _, program = blocks("python")
+    images = [f"{registry.host}/{tool}:gzip" for tool in ("samtools", "bcftools")]
 
-    assert len(program.splitlines()) <= 25
+    lines = await output_of(program, engine, tmp_path, *images)
+
+    assert lines == ["samtools 1.16.1", "bcftools 1.16"]
+
+
+def test_the_programs_are_short() -> None:
+    """There are two programs, and each has at most 25 lines."""
+    programs = blocks("python")
+
+    assert len(programs) == 2
+    assert all(len(program.splitlines()) <= 25 for program in programs)
 
 
 def test_the_commands_exist() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ("Composed", "compose")
 
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -119,6 +120,9 @@ async def _measured(store: ImageStore, layers: Iterable[LayerSpec]) -> list[Sour
             return Source.layer(layer, measure(blob, layer).diff_id)
 
     async def work(layer: LayerSpec) -> None:
+        async with aclosing(store.stream(layer.digest, layer.size)) as pieces:
+            async for _ in pieces:  # for its hash: no config tells what an altered one held before
+                pass
         found[layer.digest] = await in_thread(read, layer, limiter=limiter)
 
     distinct = {layer.digest: layer for layer in layers}

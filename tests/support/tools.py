@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aioruntime.demo.blobs import Compression
     from aioruntime.runtime.engine_runtime import EngineRuntime
 
-TOOLS = ("samtools", "bcftools")
+TOOLS = ("samtools", "bcftools", "bwa")
 COMPRESSIONS: Final[tuple[Compression, ...]] = ("gzip", "zstd")
 PROGRAMS = ("sh", "cat", "sleep", "head", "id", "env", "pwd", "ls")
 PASSWD = b"root:x:0:0:root:/:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n"
@@ -31,8 +31,8 @@ PASSWD = b"root:x:0:0:root:/:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n"
 async def publish(layout: Path, cache: Path, storage: Path) -> None:
     """Build every image and push it to a registry that keeps *storage*.
 
-    ``samtools`` and ``bcftools`` have the tags ``gzip`` and ``zstd``; ``tiny:0`` has two layers of one
-    file, ``tiny:1`` three small ones with a shell, ``tiny:2`` one more, ``tiny:docker`` is tiny:1 with
+    ``samtools``, ``bcftools`` and ``bwa`` have the tags ``gzip`` and ``zstd``; ``tiny:0`` has two layers of
+    one file, ``tiny:1`` three small ones with a shell, ``tiny:2`` one more, ``tiny:docker`` is tiny:1 with
     Docker's media types, and ``tiny:index`` is tiny:1 for two platforms with an attestation beside them.
     """
     async with LocalRegistry(storage) as registry:
