@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ("Arrivals",)
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Self
 
 import anyio
@@ -50,3 +51,9 @@ class Arrivals:
                     yield layer
             if awaited:
                 await self._news.wait()
+
+    async def all_of(self, layers: Iterable[LayerSpec]) -> None:
+        """Wait until all of *layers* are in the store."""
+        async with aclosing(self.ordered(layers)) as arriving:
+            async for _ in arriving:
+                pass

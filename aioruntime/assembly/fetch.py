@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-__all__ = ("FetchReport", "fetch_layers")
+__all__ = ("FetchReport", "fetch_layers", "prove_served")
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 
 from aioruntime.assembly.arrivals import Arrivals
+from aioruntime.assembly.served import Served
 from aioruntime.errors import StoreFull
 from aioruntime.oci.digest import ImageDigest
-from aioruntime.progress import LayerProgress
+from aioruntime.progress import LayerProgress, NoopProgress
 from aioruntime.tasks import task_group
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Sequence
 
+    from aioruntime.assembly.source import BlobSource
     from aioruntime.oci.image import LayerSpec
     from aioruntime.oci.reference import OciRef
     from aioruntime.progress import ProgressReporter
@@ -27,24 +28,6 @@ if TYPE_CHECKING:
 
 # Layers whose digest lock is held or awaited at once; bounds open files, not connections.
 _PENDING_LIMIT = 128
-
-
-class BlobStream(Protocol):
-    """The body of a blob as it arrives."""
-
-    host: str
-    offset: int
-
-    def __aiter__(self) -> AsyncIterator[bytes]: ...
-
-
-class BlobSource(Protocol):
-    """What fetching needs of a registry client."""
-
-    def blob(
-        self, image: OciRef | None, layer: LayerSpec, *, offset: int = 0
-    ) -> AbstractAsyncContextManager[BlobStream]:
-        """Open the blob's body, from *offset* on if the registry can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +62,8 @@ async def fetch_layers(
 ) -> FetchReport:
     """Bring every layer into the store.
 
+    A layer that was there before counts only if the repository of *image* serves it too; it is asked once.
+
     Args:
         layers: what has to be in the store afterwards; repeated digests count once.
         image: the repository that layers without a ``blob_url`` come from; None if all have one.
@@ -92,28 +77,40 @@ async def fetch_layers(
         What had to be downloaded.
 
     Raises:
-        RegistryError: a layer could not be downloaded; what had arrived is kept for the next attempt.
+        RegistryError: a layer could not be downloaded, or the repository does not serve one that is in the
+            store; what had arrived is kept for the next attempt.
         DigestMismatch: the bytes are not those of the digest; they were thrown away.
         SizeMismatch: there are more or fewer than declared.
         StoreError: the store can't be read or written.
         StoreFull: there is not enough room for what is missing; nothing was requested.
     """
     missing = download_order(await store.missing(layers))
-    awaited = {layer.digest for layer in missing}
-    arrivals = arrivals or Arrivals()
-    for digest in dict.fromkeys(layer.digest for layer in layers):
-        if digest not in awaited:
-            arrivals.arrived(digest)
-    total = sum(layer.size for layer in missing)
-    fetch = _Fetch(image, source, store, progress, connections, arrivals, total)
-    if missing:
-        await fetch.check_room(missing)
-        pending = anyio.Semaphore(_PENDING_LIMIT)
-        async with task_group() as group:
-            for layer in missing:
-                await pending.acquire()
-                group.start_soon(fetch.run, layer, pending)
+    served = await Served.recall(image, source, store)
+    fetch = _Fetch(image, source, store, progress, connections, arrivals or Arrivals(), served)
+    await fetch.all(layers, missing)
+    await served.keep()
     return FetchReport(len({layer.digest for layer in layers}), tuple(fetch.fetched), fetch.downloaded)
+
+
+async def prove_served(
+    layers: Sequence[LayerSpec],
+    *,
+    image: OciRef,
+    source: BlobSource,
+    store: ImageStore,
+    connections: anyio.CapacityLimiter,
+) -> None:
+    """Make sure that the repository of *image* serves those of its *layers* that are in the store.
+
+    Raises:
+        RegistryError: it does not serve one, or can't be asked.
+        StoreError: the store can't be read or written.
+    """
+    missing = await store.missing(layers)
+    served = await Served.recall(image, source, store)
+    fetch = _Fetch(image, source, store, NoopProgress(), connections, Arrivals(), served)
+    await fetch.all([layer for layer in layers if layer not in missing], ())
+    await served.keep()
 
 
 class _Fetch:
@@ -127,7 +124,7 @@ class _Fetch:
         progress: ProgressReporter,
         connections: anyio.CapacityLimiter,
         arrivals: Arrivals,
-        total: int,
+        served: Served,
     ) -> None:
         self.fetched: list[ImageDigest] = []
         self.downloaded = 0
@@ -139,8 +136,32 @@ class _Fetch:
         self._layer_progress = progress if isinstance(progress, LayerProgress) else None
         self._connections = connections
         self._arrivals = arrivals
-        self._total = total
+        self._served = served
+        self._total = 0
         self._current = 0
+
+    async def all(self, layers: Sequence[LayerSpec], missing: Sequence[LayerSpec]) -> None:
+        self._total = sum(layer.size for layer in missing)
+        if missing:
+            await self.check_room(missing)
+        absent = {layer.digest for layer in missing}
+        present = {layer.digest: layer for layer in layers if layer.digest not in absent}
+        pending = anyio.Semaphore(_PENDING_LIMIT)
+        async with task_group() as group:
+            for layer in present.values():
+                if self._served.covers(layer):
+                    self._arrivals.arrived(layer.digest)
+                else:
+                    group.start_soon(self._prove, layer)
+            for layer in missing:
+                await pending.acquire()
+                group.start_soon(self.run, layer, pending)
+
+    async def _prove(self, layer: LayerSpec) -> None:
+        if not self._served.covers(layer):
+            async with self._connections:
+                await self._served.prove(layer)
+        self._arrivals.arrived(layer.digest)
 
     async def check_room(self, missing: Sequence[LayerSpec]) -> None:
         need, free = await self._store.unwritten(missing), await self._store.free_bytes()
@@ -158,10 +179,11 @@ class _Fetch:
             async with self._store.ingest(layer.digest, layer.size) as ingest:
                 if ingest is None:
                     self._advance(layer, layer.size, layer.size)
+                    await self._prove(layer)
                 else:
                     async with self._connections:
                         await self._download(layer, ingest)
-                self._arrivals.arrived(layer.digest)
+                    self._arrivals.arrived(layer.digest)
         finally:
             pending.release()
 
@@ -180,8 +202,10 @@ class _Fetch:
                     self.downloaded += len(chunk)
                     self._advance(layer, arrived, len(chunk))
                 source = body.host
+            self._served.add(layer)
         else:
             source = "an earlier download"
+            await self._served.prove(layer)
         await ingest.commit(source)
         if arrived > kept or not layer.size:
             self.fetched.append(layer.digest)

@@ -131,6 +131,8 @@ class ImageArchive:
                 else:
                     await slots.acquire()
                     tasks.start_soon(self._inflated, layer, out, slots)
+            # What is left out counts too: only a layer in the store is one that the repository serves.
+            await arrivals.all_of(self._image.layers)
 
     async def _inflated(
         self, layer: LayerSpec, out: MemoryObjectSendStream[Entry], slots: anyio.Semaphore

@@ -139,7 +139,7 @@ async def assemble(
         arrivals = await _all_there(image, store)
     assembly = _Assembly(image, store, client, memory, progress)
     try:
-        return await assembly.already_there() or await assembly.load(layering, arrivals)
+        return await assembly.already_there(arrivals) or await assembly.load(layering, arrivals)
     except DigestMismatch:
         # A blob rotted on disk: without it, the next pull fetches it again.
         for layer in image.layers:
@@ -178,7 +178,7 @@ class _Assembly:
         self._sent = 0
         self._total: int | None = None
 
-    async def already_there(self) -> LoadReport | None:
+    async def already_there(self, arrivals: Arrivals) -> LoadReport | None:
         """Give the image its name if the engine holds it already, as it is or with layers merged."""
         wanted = held_image(self._image, expected_id(self._image, self._capabilities))
         remembered = await self._memory.find(self._image.manifest_digest, self._image.platform)
@@ -190,6 +190,7 @@ class _Assembly:
             except ImageNotFound:
                 continue
             if seen.id == candidate.image_id and seen.diff_ids == candidate.diff_ids:
+                await arrivals.all_of(self._image.layers)  # until then, it may not be the repository's
                 if self._name not in {OciRef.parse(name).canonical for name in seen.references}:
                     await tag_image(self._client, seen.id, self._name)
                 return await self._loaded(candidate)
@@ -200,7 +201,7 @@ class _Assembly:
         async with self._store.turn(
             f"load-{self._memory.key}-{self._image.manifest_digest.hex[:32]}"
         ) as waited:
-            there = await self.already_there() if waited else None
+            there = await self.already_there(arrivals) if waited else None
             return there or await self._load(layering, arrivals)
 
     async def _load(self, layering: Layering, arrivals: Arrivals) -> LoadReport:
@@ -259,6 +260,8 @@ class _Assembly:
         async with serving as served:
             try:
                 await served.until_failure(pull_from_here(self._client, served.reference))
+                # Also of what it held: only a layer in the store is one that the repository serves.
+                await delivery.arrivals.all_of(delivery.image.layers)
                 await tag_image(self._client, served.reference, self._name)
             finally:
                 await to_completion(self._drop_name(served.reference))

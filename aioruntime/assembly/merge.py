@@ -65,9 +65,7 @@ async def merged_image(
         async with task_group() as tasks:
             for group in groups:
                 tasks.start_soon(merging.merge, group, arrivals)
-            async with aclosing(arrivals.ordered(image.layers[: groups[0].start])) as base:
-                async for _ in base:
-                    pass
+            await arrivals.all_of(image.layers)
         merged = [merging.merged[group] for group in groups]
         content = WithUnpacked({layer.content.diff_id: layer for layer in merged}, store)
         yield merge_documents(image, groups, [layer.content for layer in merged]), content

@@ -8,9 +8,9 @@ from __future__ import annotations
 __all__ = ("RegistryClient",)
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from aioruntime.errors import InvalidManifest, InvalidSpec
+from aioruntime.errors import InvalidManifest, InvalidSpec, Unauthorized
 from aioruntime.oci import media_types
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import Manifest, choose_manifest, decode_config, decode_document
@@ -216,6 +216,23 @@ class RegistryClient:
                 raise await answer.error(_CHECK_BLOB)
             yield BlobStream(answer, layer, what, 0)
 
+    async def has_blob(self, image: OciRef, layer: LayerSpec) -> bool:
+        """Tell whether the repository of *image* says that it serves *layer*, with the caller's credentials.
+
+        False is no proof of the contrary: a request for the content tells why.
+
+        Raises:
+            RequestRefused: a redirect leads where no request may go.
+            RegistryError: the registry could not be reached.
+        """
+        what = f"{image}: layer {layer.digest}"
+        url = self._url(image, f"blobs/{layer.digest}")
+        try:
+            async with self._open(image, url, what, {}, method="HEAD") as answer:
+                return answer.status == 200
+        except Unauthorized:
+            return False
+
     async def _config(self, image: OciRef, descriptor: Descriptor) -> bytes:
         what = f"{image}: config {descriptor.digest}"
         async with self._open(image, self._url(image, f"blobs/{descriptor.digest}"), what, {}) as answer:
@@ -228,7 +245,13 @@ class RegistryClient:
 
     @asynccontextmanager
     async def _open(
-        self, image: OciRef | None, url: URL, what: str, headers: Mapping[str, str]
+        self,
+        image: OciRef | None,
+        url: URL,
+        what: str,
+        headers: Mapping[str, str],
+        *,
+        method: Literal["GET", "HEAD"] = "GET",
     ) -> AsyncIterator[Answer]:
         """Send a request, and once more with what the registry's challenge asks for."""
         registry = self._rules.registry_url(image.api_host) if image else url.origin()
@@ -237,7 +260,7 @@ class RegistryClient:
         if image and same_origin(url, registry):
             authorization = await self._authenticator.known(registry, repository, what)
         async with self._http.get(
-            url, registry=registry, what=what, headers=headers, authorization=authorization
+            url, registry=registry, what=what, headers=headers, authorization=authorization, method=method
         ) as answer:
             # A challenge from where a redirect led is not the registry's: nothing of ours goes there.
             if answer.status != 401 or not answer.at_origin or not image:
@@ -251,7 +274,7 @@ class RegistryClient:
         if authorization is None:
             raise denied
         async with self._http.get(
-            url, registry=registry, what=what, headers=headers, authorization=authorization
+            url, registry=registry, what=what, headers=headers, authorization=authorization, method=method
         ) as answer:
             yield answer
 

@@ -10,7 +10,7 @@ __all__ = ("Answer", "Http")
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
@@ -206,8 +206,9 @@ class Http:
         headers: Mapping[str, str] | None = None,
         authorization: Secret | None = None,
         redirects: bool = True,
+        method: Literal["GET", "HEAD"] = "GET",
     ) -> AsyncIterator[Answer]:
-        """Send a GET request and follow its redirects; the connection is given back or closed at the end.
+        """Send a request and follow its redirects; the connection is given back or closed at the end.
 
         Args:
             url: where to; it has passed `Rules.may_send`, or is the registry that the user named.
@@ -216,6 +217,7 @@ class Http:
             headers: further fields, which also go where redirects lead.
             authorization: value of ``Authorization``; it does not leave the origin of *url*.
             redirects: whether they may be followed.
+            method: what to ask for: GET for the content, HEAD for its header fields alone.
 
         Raises:
             RequestRefused: a redirect leads where no request may go, or there are too many of them.
@@ -223,7 +225,7 @@ class Http:
         """
         at_origin = same_origin(url, registry)
         for _ in range(_HOPS + 1):
-            async with await self._send(url, what, headers, authorization, registry) as response:
+            async with await self._send(method, url, what, headers, authorization, registry) as response:
                 location = response.headers.get("Location") if response.status in _REDIRECTS else None
                 if location is None:
                     yield Answer(
@@ -246,6 +248,7 @@ class Http:
 
     async def _send(
         self,
+        method: str,
         url: URL,
         what: str,
         headers: Mapping[str, str] | None,
@@ -258,7 +261,7 @@ class Http:
         if authorization is not None:
             fields["Authorization"] = authorization.reveal()
         try:
-            return await self._session.get(url, headers=fields, allow_redirects=False)
+            return await self._session.request(method, url, headers=fields, allow_redirects=False)
         except _FAILURES as exc:
             raise RegistryError(f"{what}: {self._unreached(exc, url, registry)}") from _cause(exc)
 

@@ -240,12 +240,15 @@ class EngineRuntime:
         runs_on = self._platform(platform)
         wanted = [layer.digest for layer in layers]
         found = await find_image(self.store, reference, runs_on)
-        if found is None or [layer.digest for layer in found.layers] != wanted:
+        kept = found is not None and [layer.digest for layer in found.layers] == wanted
+        if found is None or not kept:
             found = await self._open.registry.resolve(reference, runs_on, documents=self.store)
             check_layers(found, wanted)
-            await keep_image(self.store, found)
+            await self._open.prove_served(found)
         with finishing(progress):
             loaded = await self._open.assemble(found, progress, layering)
+            if not kept:  # last, since what is kept counts as proved
+                await keep_image(self.store, found)
         progress.finish(f"{reference}: {self._told(loaded)}")
         return ImageRef(loaded.name, found.digest)
 

@@ -12,7 +12,7 @@ import anyio
 
 from aioruntime.assembly.arrivals import Arrivals
 from aioruntime.assembly.catalog import keep_image
-from aioruntime.assembly.fetch import FetchReport, fetch_layers
+from aioruntime.assembly.fetch import FetchReport, fetch_layers, prove_served
 from aioruntime.assembly.load import LoadReport, assemble, engine_name
 from aioruntime.assembly.memory import EngineMemory
 from aioruntime.assembly.plan import Layering, held_image
@@ -68,6 +68,16 @@ class Session:
             progress=progress,
             connections=self.slots,
             arrivals=arrivals,
+        )
+
+    async def prove_served(self, image: ResolvedImage) -> None:
+        """Make sure that the layers of *image* in the store are such that its repository serves."""
+        await prove_served(
+            image.layers,
+            image=image.reference,
+            source=self.registry,
+            store=self.store,
+            connections=self.slots,
         )
 
     async def assemble(

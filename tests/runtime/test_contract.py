@@ -140,13 +140,19 @@ async def test_the_pulled_digest_pins_the_image(
 
 
 async def test_shared_layers_cross_the_wire_once(runtime: EngineRuntime, registry: LocalRegistry) -> None:
-    """First pull: each blob once. Second image: only its own blobs. Third pull: no blob at all."""
+    """First pull: each blob once. Second image: only its own blobs. Third pull: no blob at all.
+
+    THREATS I3: whether the second image's repository serves the shared layers too is asked, and only once.
+    """
     seen: list[list[str]] = []
+    asked: list[list[str]] = []
     for name in ("samtools:zstd", "bcftools:zstd", "samtools:zstd"):
         before = len(await registry.settle())
         await runtime.pull(f"{registry.host}/{name}")
         requests = (await registry.settle())[before:]
-        seen.append([r.path.rpartition("/")[2] for r in requests if "/blobs/" in r.path])
+        blobs = [(r.method, r.path.rpartition("/")[2]) for r in requests if "/blobs/" in r.path]
+        seen.append([digest for method, digest in blobs if method == "GET"])
+        asked.append([digest for method, digest in blobs if method == "HEAD"])
     samtools = await runtime.resolve(f"{registry.host}/samtools:zstd")
     bcftools = await runtime.resolve(f"{registry.host}/bcftools:zstd")
     shared = {layer.digest for layer in samtools.layers} & {layer.digest for layer in bcftools.layers}
@@ -156,6 +162,7 @@ async def test_shared_layers_cross_the_wire_once(runtime: EngineRuntime, registr
     own = {layer.digest for layer in bcftools.layers} - shared
     assert sorted(seen[1]) == sorted({bcftools.manifest.config.digest, *own})
     assert seen[2] == []
+    assert (asked[0], sorted(asked[1]), asked[2]) == ([], sorted(shared), [])
 
 
 async def test_an_expected_digest_is_held(runtime: EngineRuntime, registry: LocalRegistry) -> None:

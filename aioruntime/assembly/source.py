@@ -1,0 +1,35 @@
+"""What assembling needs of a registry client (L3)."""
+
+from __future__ import annotations
+
+__all__ = ("BlobSource", "BlobStream")
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+
+    from aioruntime.oci.image import LayerSpec
+    from aioruntime.oci.reference import OciRef
+
+
+class BlobStream(Protocol):
+    """The body of a blob as it arrives."""
+
+    host: str
+    offset: int
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
+class BlobSource(Protocol):
+    """Where layers come from."""
+
+    def blob(
+        self, image: OciRef | None, layer: LayerSpec, *, offset: int = 0
+    ) -> AbstractAsyncContextManager[BlobStream]:
+        """Open the blob's body, from *offset* on if the registry can."""
+
+    async def has_blob(self, image: OciRef, layer: LayerSpec) -> bool:
+        """Tell whether the image's repository says that it serves the blob."""
