@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from isal import igzip, isal_zlib
 
+from aioruntime.assembly.zstd_frames import ZstdFrames
 from aioruntime.errors import DigestMismatch, InvalidManifest, one_line
 from aioruntime.oci.digest import ImageDigest
 
@@ -34,8 +35,6 @@ CHUNK = 1024 * 1024
 # No layer of files inflates 200 times but by large holes; up to 1 GiB even these pass.
 _MOST_INFLATION = 200
 _ALWAYS_ALLOWED = 2**30
-# 128 MiB, what the zstd program itself accepts unasked; a larger window is a memory bomb.
-_WINDOW_LOG_MAX = 27
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +62,7 @@ def open_inflated(blob: BinaryIO) -> BinaryIO:
         case "gzip":
             return cast("BinaryIO", igzip.IGzipFile(fileobj=blob, mode="rb"))  # type: ignore[no-untyped-call]
         case "zstd":
-            options = {int(zstd.DecompressionParameter.window_log_max): _WINDOW_LOG_MAX}
-            return cast("BinaryIO", zstd.ZstdFile(blob, mode="rb", options=options))
+            return cast("BinaryIO", ZstdFrames(blob))
         case _:
             return blob
 
@@ -124,7 +122,7 @@ def telling_damage(blob: BinaryIO, layer: ImageDigest) -> Iterator[None]:
     """
     try:
         yield
-    except (EOFError, BadGzipFile, isal_zlib.IsalError, zstd.ZstdError) as exc:  # type: ignore[misc]
+    except (EOFError, OverflowError, BadGzipFile, isal_zlib.IsalError, zstd.ZstdError) as exc:  # type: ignore[misc]
         actual = _digest_of(blob, layer)
         if actual != layer:
             raise DigestMismatch(
