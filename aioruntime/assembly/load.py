@@ -182,9 +182,8 @@ class _Assembly:
         """Give the image its name if the engine holds it already, as it is or with layers merged."""
         wanted = held_image(self._image, expected_id(self._image, self._capabilities))
         remembered = await self._memory.find(self._image.manifest_digest, self._image.platform)
-        for candidate in (wanted, remembered):
-            if candidate is None:
-                continue
+        candidates = {image.image_id: image for image in (remembered, wanted) if image is not None}
+        for candidate in candidates.values():
             try:
                 seen = await inspect_image(self._client, candidate.image_id)
             except ImageNotFound:
@@ -222,9 +221,9 @@ class _Assembly:
         return await self._loaded(original, groups)
 
     async def _confirmed(self, wanted: HeldImage) -> list[HeldImage]:
-        kind = self._capabilities.image_store
+        sparse = self._capabilities.sparse
         confirmed: list[HeldImage] = []
-        for donor in choose_donors(wanted, await self._memory.recall(), kind):
+        for donor in choose_donors(wanted, await self._memory.recall(), sparse):
             try:
                 seen = await inspect_image(self._client, donor.image_id)
             except ImageNotFound:
@@ -232,7 +231,7 @@ class _Assembly:
                 continue
             if seen.diff_ids == donor.diff_ids:
                 confirmed.append(donor)
-                if kind == "graph":
+                if sparse == "prefix":
                     break  # the longest prefix; shorter ones add nothing
         return confirmed
 

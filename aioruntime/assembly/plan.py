@@ -25,7 +25,7 @@ from aioruntime.oci.platform import with_default_variant
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from aioruntime.engine.capabilities import EngineCapabilities, ImageStoreKind
+    from aioruntime.engine.capabilities import EngineCapabilities, SparseKind
     from aioruntime.oci.image import ResolvedImage
     from aioruntime.oci.media_types import Compression
 
@@ -79,19 +79,19 @@ def _common_prefix(image: HeldImage, donor: HeldImage) -> int:
     return min(len(image.layers), len(donor.layers))
 
 
-def choose_donors(image: HeldImage, held: Iterable[HeldImage], store: ImageStoreKind) -> list[HeldImage]:
+def choose_donors(image: HeldImage, held: Iterable[HeldImage], sparse: SparseKind) -> list[HeldImage]:
     """Choose the held images whose layers can serve *image*, the most useful first.
 
     Args:
         image: what is wanted.
         held: what the engine is believed to hold.
-        store: how the engine keeps images.
+        sparse: what a load may leave out.
 
     Returns:
-        For a graph driver, where only a prefix of the chain can be left out, the images that share
-        one, longest first; else a small set that together has every layer that can be had.
+        Where only a prefix of the chain can be left out, the images that share one, longest first; else
+        a small set that together has every layer that can be had.
     """
-    if store == "graph":
+    if sparse == "prefix":
         sharing = [(_common_prefix(image, donor), donor) for donor in held]
         return [donor for length, donor in sorted(sharing, key=lambda pair: -pair[0]) if length]
     uncovered = set(image.layers)
@@ -133,9 +133,9 @@ def plan_load(
     """
     first = _merge_position(image, confirmed, engine, layering)
     if first is None:
-        return LoadPlan(_layers_to_omit(image, confirmed, engine.image_store))
+        return LoadPlan(_layers_to_omit(image, confirmed, engine.sparse))
     base = msgspec.structs.replace(image, layers=image.layers[:first], diff_ids=image.diff_ids[:first])
-    return LoadPlan(_layers_to_omit(base, confirmed, engine.image_store), first)
+    return LoadPlan(_layers_to_omit(base, confirmed, engine.sparse), first)
 
 
 def _merge_position(
@@ -153,10 +153,10 @@ def _merge_position(
 
 
 def _layers_to_omit(
-    image: HeldImage, confirmed: Sequence[HeldImage], store: ImageStoreKind
+    image: HeldImage, confirmed: Sequence[HeldImage], sparse: SparseKind
 ) -> frozenset[ImageDigest]:
     """Tell which layer blobs need not be sent, given the donors that the engine was seen to hold."""
-    if store == "graph":
+    if sparse == "prefix":
         length = max((_common_prefix(image, donor) for donor in confirmed), default=0)
         # A digest that comes again above the prefix has to be sent for its second place.
         return frozenset(image.layers[:length]) - frozenset(image.layers[length:])

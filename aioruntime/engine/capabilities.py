@@ -5,7 +5,7 @@ Capability decides what is done, never the text of an error.
 
 from __future__ import annotations
 
-__all__ = ("EngineCapabilities", "ImageStoreKind", "describe", "is_podman")
+__all__ = ("EngineCapabilities", "ImageStoreKind", "SparseKind", "describe", "is_podman")
 
 import hashlib
 import re
@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ImageStoreKind: TypeAlias = Literal["graph", "containerd", "containers-storage"]
+SparseKind: TypeAlias = Literal["prefix", "any"]
+"""Which blobs that an engine holds an archive may leave out: the first of the chain, or any."""
 
 # moby, layer/layer_store.go: maxLayerDepth.
 _GRAPH_DRIVER_LAYERS = 125
+# podman, RELEASE_NOTES.md: CDI since 3.2.0.
+_PODMAN_CDI = (3, 2)
 _CONTAINERD_STORE = ["driver-type", "io.containerd.snapshotter.v1"]
 
 
@@ -38,14 +42,18 @@ class EngineCapabilities:
         min_api_version: oldest one.
         engine_id: names the engine's image store: the same as long as the store is the same.
         platform: what its containers run on.
-        image_store: how it keeps images, which decides what a load may leave out.
+        image_store: how it keeps images, which decides what its image IDs are.
         storage_driver: such as ``overlay2``.
+        sparse: which layers that it holds a load may leave out.
+        reads_layout: whether it loads an OCI image layout that has no ``manifest.json`` beside it.
         reads_zstd: whether it takes layers compressed with zstd.
         max_layers: most layers that an image may have; None for no known limit.
-        local: whether it runs on this machine, as far as its address tells.
         loads_directory: whether it loads an image layout by path, if it is on this machine.
+        local: whether it is reached by a unix socket, and so most likely is on this machine; one in a
+            virtual machine or behind a forwarded socket does not see this machine's files all the same.
         cgroup_version: ``1`` or ``2``; None if it does not say.
         rootless: whether it runs without root's rights.
+        cdi: whether a container can be given CDI devices.
         cdi_devices: CDI devices that it lists, such as ``nvidia.com/gpu=all``; Podman lists none.
         runtimes: names of the OCI runtimes that it can use.
         default_runtime: the one that it uses unless told otherwise.
@@ -62,12 +70,15 @@ class EngineCapabilities:
     platform: Platform
     image_store: ImageStoreKind
     storage_driver: str
+    sparse: SparseKind
+    reads_layout: bool
     reads_zstd: bool
     max_layers: int | None
-    local: bool = False
     loads_directory: bool = False
+    local: bool = False
     cgroup_version: str | None = None
     rootless: bool = False
+    cdi: bool = False
     cdi_devices: tuple[str, ...] = ()
     runtimes: tuple[str, ...] = ()
     default_runtime: str = ""
@@ -117,6 +128,7 @@ class _Info(msgspec.Struct, rename="pascal"):
     runtimes: dict[str, Any] | None = None
     default_runtime: str = ""
     security_options: list[str] | None = None
+    cdi_spec_dirs: list[str] | None = msgspec.field(default=None, name="CDISpecDirs")
     discovered_devices: list[_CdiDevice] | None = None
     rootless: bool = False
     n_cpu: int = msgspec.field(default=0, name="NCPU")
@@ -153,7 +165,7 @@ def describe(
         version: the answer to ``/version``.
         info: the answer to ``/info``.
         libpod_info: on Podman, the answer to ``/libpod/info``.
-        local: whether it was reached on this machine.
+        local: whether it was asked by a unix socket.
 
     Raises:
         EngineError: a document lacks what every engine tells; the message names the field.
@@ -178,16 +190,20 @@ def describe(
         version=about.version,
         api_version=about.api_version,
         min_api_version=about.min_api_version or about.api_version,
-        engine_id=_podman_id(state, podman) if podman_engine else state.id,
+        engine_id=_podman_id(state, podman) if podman_engine else _docker_id(state),
         platform=platform,
         image_store=store,
         storage_driver=state.driver,
+        sparse="prefix" if store == "graph" else "any",
+        reads_layout=store != "graph",
         reads_zstd=store != "graph" or release >= (23, 0),
         max_layers=_GRAPH_DRIVER_LAYERS if store == "graph" or (podman_engine and release < (5, 0)) else None,
-        local=local,
         loads_directory=podman_engine and release >= (5, 7),
+        local=local,
         cgroup_version=state.cgroup_version or (podman.host.cgroup_version.lstrip("v") if podman else None),
         rootless=state.rootless or "rootless" in security,
+        # Docker lists no directory where CDI is off; Podman has no switch for it.
+        cdi=release >= _PODMAN_CDI if podman_engine else bool(state.cdi_spec_dirs),
         cdi_devices=tuple(d.id for d in state.discovered_devices or () if d.source == "cdi"),
         runtimes=tuple(sorted(state.runtimes or ())),
         default_runtime=state.default_runtime,
@@ -205,12 +221,21 @@ def is_podman(version: Mapping[str, Any]) -> bool:
     )
 
 
+def _docker_id(info: _Info) -> str:
+    """Name Docker's image store: before 23.0 all daemons of a machine, and later all stores of one, share an ID."""
+    return _named("docker", info.id, info.docker_root_dir, info.driver)
+
+
 def _podman_id(info: _Info, podman: _PodmanInfo | None) -> str:
     """Name Podman's storage: its own ``/info.ID`` is a random UUID, new with every answer."""
     host = podman.host.hostname if podman else info.name
     root = podman.store.graph_root if podman else info.docker_root_dir
     driver = podman.store.graph_driver_name if podman else info.driver
-    return "podman-" + hashlib.sha256("\0".join((host, root, driver)).encode()).hexdigest()[:32]
+    return _named("podman", host, root, driver)
+
+
+def _named(kind: str, *parts: str) -> str:
+    return f"{kind}-" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
 def _release(version: str) -> tuple[int, int]:

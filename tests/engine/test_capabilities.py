@@ -1,46 +1,134 @@
+"""What an engine says of itself is read as what it is and can do: recorded, running and made-up ones."""
+
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from aioruntime.engine.capabilities import describe
+from aioruntime.engine.client import EngineClient
+from aioruntime.engine.endpoint import Endpoint
 from aioruntime.errors import EngineError
 from tests.engine import documents
+
+if TYPE_CHECKING:
+    from tests.support.engines import Engine
 
 Documents = tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]
 
 
-@pytest.mark.parametrize(
-    ("recorded", "expected"),
-    [
-        (documents.DOCKER_20, ("docker", "20.10.24+dfsg1", "1.41", "graph", "overlay2", False, 125)),
-        (documents.DOCKER_26_OVERLAY2, ("docker", "26.1.5+dfsg1", "1.45", "graph", "overlay2", True, 125)),
-        (
-            documents.DOCKER_26_CONTAINERD,
-            ("docker", "26.1.5+dfsg1", "1.45", "containerd", "overlayfs", True, None),
-        ),
-        (documents.PODMAN_4, ("podman", "4.3.1", "1.41", "containers-storage", "overlay", True, 125)),
-        (documents.PODMAN_5, ("podman", "5.4.2", "1.41", "containers-storage", "overlay", True, None)),
-    ],
-)
-def test_recorded_engines(recorded: Documents, expected: tuple[object, ...]) -> None:
+RECORDED: dict[str, tuple[Documents, dict[str, object]]] = {
+    "docker-20.10": (
+        documents.DOCKER_20,
+        {
+            "kind": "docker",
+            "version": "20.10.24+dfsg1",
+            "min_api_version": "1.12",
+            "api_version": "1.41",
+            "image_store": "graph",
+            "storage_driver": "overlay2",
+            "sparse": "prefix",
+            "reads_layout": False,
+            "reads_zstd": False,
+            "max_layers": 125,
+        },
+    ),
+    "docker-26.1": (
+        documents.DOCKER_26_OVERLAY2,
+        {
+            "kind": "docker",
+            "version": "26.1.5+dfsg1",
+            "min_api_version": "1.24",
+            "api_version": "1.45",
+            "image_store": "graph",
+            "storage_driver": "overlay2",
+            "sparse": "prefix",
+            "reads_layout": False,
+            "reads_zstd": True,
+            "max_layers": 125,
+        },
+    ),
+    "docker-26.1-containerd": (
+        documents.DOCKER_26_CONTAINERD,
+        {
+            "kind": "docker",
+            "version": "26.1.5+dfsg1",
+            "min_api_version": "1.24",
+            "api_version": "1.45",
+            "image_store": "containerd",
+            "storage_driver": "overlayfs",
+            "sparse": "any",
+            "reads_layout": True,
+            "reads_zstd": True,
+            "max_layers": None,
+        },
+    ),
+    "podman-4.3": (
+        documents.PODMAN_4,
+        {
+            "kind": "podman",
+            "version": "4.3.1",
+            "min_api_version": "1.24",
+            "api_version": "1.41",
+            "image_store": "containers-storage",
+            "storage_driver": "overlay",
+            "sparse": "any",
+            "reads_layout": True,
+            "reads_zstd": True,
+            "max_layers": 125,
+            "cdi": True,
+        },
+    ),
+    "podman-5.4": (
+        documents.PODMAN_5,
+        {
+            "kind": "podman",
+            "version": "5.4.2",
+            "min_api_version": "1.24",
+            "api_version": "1.41",
+            "image_store": "containers-storage",
+            "storage_driver": "overlay",
+            "sparse": "any",
+            "reads_layout": True,
+            "reads_zstd": True,
+            "max_layers": None,
+            "cdi": True,
+        },
+    ),
+}
+# What none of the recorded engines is or has.
+USUAL = {"rootless": False, "cdi": False, "cdi_devices": (), "loads_directory": False}
+
+
+@pytest.mark.parametrize("local", [True, False])
+@pytest.mark.parametrize("name", RECORDED)
+def test_recorded_engines(name: str, local: bool) -> None:
     """What real engines say of themselves is read as what they are."""
-    found = describe(*recorded)
-    assert (
-        found.kind,
-        found.version,
-        found.api_version,
-        found.image_store,
-        found.storage_driver,
-        found.reads_zstd,
-        found.max_layers,
-    ) == expected
+    recorded, expected = RECORDED[name]
+    found = describe(*recorded, local=local)
+
+    expected = {**USUAL, **expected, "local": local}
+    assert {field: getattr(found, field) for field in expected} == expected
     assert str(found.platform) == "linux/amd64"
     assert found.cgroup_version in ("1", "2")
     assert "runc" in found.runtimes
     assert found.cpus > 0 < found.memory
     assert all(isinstance(value, str) for value in found.as_text().values())
+
+
+async def test_running_engines_are_the_recorded_ones(every_engine: Engine) -> None:
+    """Each engine, asked now over its socket, is read as the recorded one of its generation."""
+    async with EngineClient.open(Endpoint(every_engine.url, "test")) as client:
+        found = client.capabilities
+
+    expected = next(
+        expected
+        for _, expected in RECORDED.values()
+        if (expected["version"], expected["image_store"]) == (found.version, found.image_store)
+    )
+    expected = {**USUAL, **expected, "local": True}
+    assert {field: getattr(found, field) for field in expected} == expected
 
 
 def test_podman_is_known_by_its_storage() -> None:
@@ -53,10 +141,14 @@ def test_podman_is_known_by_its_storage() -> None:
     assert describe(version, info, other).engine_id != same.engine_id
 
 
-def test_docker_is_known_by_its_id() -> None:
-    """Docker's engine ID is the one it keeps on disk."""
+@pytest.mark.parametrize(
+    "other", [{"ID": "another"}, {"DockerRootDir": "/elsewhere"}, {"Driver": "overlayfs"}, {"Name": "host"}]
+)
+def test_docker_is_known_by_its_store(other: dict[str, str]) -> None:
+    """Two daemons with one ID, as before 23.0 all of a machine have, and two stores of one are told apart."""
     version, info, _ = documents.DOCKER_20
-    assert describe(version, info).engine_id == info["ID"]
+    same = other.get("Name") == info["Name"]
+    assert (describe(version, info).engine_id == describe(version, {**info, **other}).engine_id) is same
 
 
 @pytest.mark.parametrize(
@@ -77,15 +169,61 @@ def test_podman_loads_directories(version: str, by_path: bool) -> None:
     assert describe({**about, "Version": version}, info, libpod).loads_directory is by_path
 
 
-def test_cdi_and_rootless() -> None:
-    """CDI devices are listed without devices of other kinds, and a rootless Docker is seen."""
+@pytest.mark.parametrize(("version", "deepest"), [("4.9.9", 125), ("5.0.0", None), ("5.8.6", None)])
+def test_podman_depth(version: str, deepest: int | None) -> None:
+    """Podman runs images of any depth from 5.0 on."""
+    about, info, libpod = documents.PODMAN_5
+    assert describe({**about, "Version": version}, info, libpod).max_layers == deepest
+
+
+@pytest.mark.parametrize(
+    ("recorded", "changes", "cdi"),
+    [
+        (documents.DOCKER_26_OVERLAY2, {"CDISpecDirs": ["/etc/cdi", "/var/run/cdi"]}, True),
+        (documents.DOCKER_26_OVERLAY2, {"CDISpecDirs": []}, False),
+        (documents.DOCKER_26_OVERLAY2, {"CDISpecDirs": None}, False),
+        (documents.PODMAN_5, {"Version": "3.1.2"}, False),
+        (documents.PODMAN_5, {"Version": "3.2.0"}, True),
+    ],
+)
+def test_cdi(recorded: Documents, changes: dict[str, Any], cdi: bool) -> None:
+    """Docker takes CDI devices if it looks for them in some directory, Podman from 3.2 on."""
+    about, info, libpod = recorded
+    assert describe({**about, **changes}, {**info, **changes}, libpod).cdi is cdi
+
+
+@pytest.mark.parametrize(
+    ("recorded", "changes", "rootless"),
+    [
+        (documents.DOCKER_26_CONTAINERD, {"SecurityOptions": ["name=seccomp", "name=rootless"]}, True),
+        (documents.DOCKER_26_CONTAINERD, {"SecurityOptions": ["name=seccomp"]}, False),
+        (documents.PODMAN_5, {"Rootless": True}, True),
+    ],
+)
+def test_rootless(recorded: Documents, changes: dict[str, Any], rootless: bool) -> None:
+    """A rootless Docker is known by its security options, a rootless Podman says it."""
+    about, info, libpod = recorded
+    assert describe(about, {**info, **changes}, libpod).rootless is rootless
+
+
+@pytest.mark.parametrize("driver", ["overlay2", "btrfs", "zfs", "fuse-overlayfs", "vfs"])
+def test_any_graph_driver(driver: str) -> None:
+    """Every graph driver is spared a prefix only; a snapshotter of whatever name is no graph driver."""
+    about, info, _ = documents.DOCKER_26_OVERLAY2
+    graph = describe(about, {**info, "Driver": driver})
+    snapshotter = {"Driver": driver, "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]}
+    containerd = describe(about, {**info, **snapshotter})
+
+    assert (graph.sparse, graph.reads_layout, graph.max_layers) == ("prefix", False, 125)
+    assert (containerd.sparse, containerd.reads_layout, containerd.max_layers) == ("any", True, None)
+
+
+def test_cdi_devices() -> None:
+    """CDI devices are listed without devices of other kinds."""
     about, info, _ = documents.DOCKER_26_CONTAINERD
     devices = [{"Source": "cdi", "ID": "nvidia.com/gpu=all"}, {"Source": "other", "ID": "x"}]
-    options = ["name=seccomp,profile=builtin", "name=rootless"]
-    found = describe(about, {**info, "DiscoveredDevices": devices, "SecurityOptions": options})
+    found = describe(about, {**info, "DiscoveredDevices": devices})
     assert found.cdi_devices == ("nvidia.com/gpu=all",)
-    assert found.security == ("seccomp", "rootless")
-    assert found.rootless
 
 
 @pytest.mark.parametrize("broken", [{"Version": 1}, {"ApiVersion": None}, {"Arch": "a/b"}])

@@ -39,6 +39,8 @@ def engine_with(kind: Kind, cdi: tuple[str, ...], runtimes: tuple[str, ...]) -> 
         platform=ar.Platform(),
         image_store="graph",
         storage_driver="overlay2",
+        sparse="prefix",
+        reads_layout=False,
         reads_zstd=True,
         max_layers=None,
         cdi_devices=cdi,
