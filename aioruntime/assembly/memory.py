@@ -69,11 +69,11 @@ class EngineMemory:
 
         await self._store.update_note(self._note, change)
 
-    async def forget(self, image_id: ImageDigest) -> None:
-        """Drop an image that the engine turned out not to hold."""
+    async def forget(self, *image_ids: ImageDigest) -> None:
+        """Drop images that the engine turned out not to hold."""
 
         def change(raw: bytes | None) -> bytes:
-            return _encode([old for old in _decode(raw) if old.image_id != image_id])
+            return _encode([old for old in _decode(raw) if old.image_id not in image_ids])
 
         await self._store.update_note(self._note, change)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = (
     "EngineImage",
-    "find_by_digest",
     "inspect_image",
     "load_image",
     "pull_from_here",
@@ -80,13 +79,6 @@ class _Image(msgspec.Struct, rename="pascal"):
     variant: str | None = None
 
 
-class _ListedImage(msgspec.Struct, rename="pascal"):
-    id: str
-    repo_digests: list[str] | None = None
-    # Podman's alone; it stays when the image has lost its last name.
-    digest: str | None = None
-
-
 async def inspect_image(client: EngineClient, name: str) -> EngineImage:
     """Return what the engine knows of an image.
 
@@ -110,13 +102,12 @@ def _read_image(document: Any) -> EngineImage:
         image = msgspec.convert(document, _Image)
         layers = (image.root_fs.layers if image.root_fs else None) or ()
         return EngineImage(
-            # Some Podman versions give the bare hex.
-            id=ImageDigest(image.id if ":" in image.id else f"sha256:{image.id}"),
+            id=image_id(image.id),
             diff_ids=tuple(ImageDigest(layer) for layer in layers),
             size=image.size,
             labels=(image.config.labels if image.config else None) or {},
             references=tuple(image.repo_tags or ()),
-            repo_digests=_digests(image.repo_digests),
+            repo_digests=digests_in(image.repo_digests),
             # The containerd store says nothing when it holds no variant of the image for its platform.
             platform=Platform(image.os or "linux", image.architecture or "unknown", image.variant or None),
         )
@@ -124,27 +115,16 @@ def _read_image(document: Any) -> EngineImage:
         raise EngineError(f"the engine describes an image in an unknown way: {one_line(str(exc))}") from exc
 
 
-def _digests(names: list[str] | None) -> tuple[ImageDigest, ...]:
-    return tuple(dict.fromkeys(ImageDigest(name.rpartition("@")[2]) for name in names or () if "@" in name))
+def image_id(told: str) -> ImageDigest:
+    """Read an image ID as an engine tells it."""
+    return ImageDigest(told if ":" in told else f"sha256:{told}")  # some Podman versions give the bare hex
 
 
-async def find_by_digest(client: EngineClient, digest: ImageDigest) -> EngineImage:
-    """Return the image that the engine knows under manifest *digest*, whatever its name.
-
-    Raises:
-        ImageNotFound: it knows none.
-        EngineError: it could not tell.
-    """
-    # Without `digests=1`: Docker tells them anyway, and Podman 4 answers it with nothing at all.
-    listed = await client.json("GET", "/images/json")
-    try:
-        items = msgspec.convert(listed, list[_ListedImage])
-    except msgspec.ValidationError as exc:
-        raise EngineError(f"the engine lists its images in an unknown way: {one_line(str(exc))}") from exc
-    for item in items:
-        if item.digest == digest or any(name.endswith(f"@{digest}") for name in item.repo_digests or ()):
-            return await inspect_image(client, item.id)
-    raise ImageNotFound(f"the engine has no image {digest}", status=404)
+def digests_in(names: list[str] | None) -> tuple[ImageDigest, ...]:
+    """Return the digests in names such as ``repository@digest``, each once."""
+    named = (name.rpartition("@") for name in names or ())
+    # Docker lists an image that has lost its last name as <none>@<none>.
+    return tuple(dict.fromkeys(ImageDigest(digest) for _, at, digest in named if at and digest != "<none>"))
 
 
 def _not_found(error: EngineError, name: str) -> EngineError:

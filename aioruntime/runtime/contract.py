@@ -1,6 +1,7 @@
 """The runtime contract: what `connect` gives, whatever the engine (L4).
 
-The methods are those of the trait ``bv_runtime::ContainerRuntime``, as coroutines where they do I/O.
+The first are those of the trait ``bv_runtime::ContainerRuntime``, as coroutines where they do I/O; those on
+the images that the engine took from us come after them.
 """
 
 from __future__ import annotations
@@ -273,4 +274,51 @@ class ContainerRuntime(Protocol):
             StoreError: the local store failed.
             ImageLoadFailed: the engine did not take it.
             EngineError: the engine failed otherwise.
+        """
+
+    # Beyond the trait: what of ours the engine holds.
+
+    async def images(self) -> list[ImageMetadata]:
+        """List the images that were brought into the engine from this store and are there now.
+
+        The engine is asked at each call; what it no longer holds is forgotten.
+
+        Returns:
+            Each with its registry digest, size, labels, names and platform, the newest first; images that
+            others loaded are left out.
+
+        Raises:
+            EngineError: the engine could not be asked.
+            StoreError: the notes on what was loaded, kept in the local store, can't be read.
+        """
+
+    async def tag(self, image: ImageDigest | ImageRef | OciRef | str, name: OciRef | str) -> ImageRef:
+        """Give an image in the engine a further name; an image that had that name loses it.
+
+        Args:
+            image: a registry digest, an engine's image ID, or a reference.
+            name: a reference without digest; without tag, ``latest`` is meant.
+
+        Returns:
+            The name as the engine knows it, and the registry's digest.
+
+        Raises:
+            InvalidReference: *name* is not a reference or has a digest, or *image* is neither a digest nor
+                a reference.
+            ImageNotFound: the engine has no such image; `pull` it first.
+            EngineError: the engine refused.
+        """
+
+    async def remove_image(self, image: ImageDigest | ImageRef | OciRef | str) -> None:
+        """Remove an image from the engine; the store keeps its layers.
+
+        Given a reference, only that name goes if the image has others.
+
+        Args:
+            image: a registry digest, an engine's image ID, or a reference.
+
+        Raises:
+            InvalidReference: a string that is neither a digest nor a reference.
+            ImageNotFound: the engine has no such image.
+            EngineError: the engine refused, for example since a container uses the image.
         """

@@ -8,7 +8,7 @@ import secrets
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from aioruntime.assembly.catalog import find_image, keep_image
-from aioruntime.errors import InvalidSpec
+from aioruntime.errors import InvalidReference, InvalidSpec
 from aioruntime.oci.image import ImageRef, LayerSpec, ResolvedImage
 from aioruntime.oci.platform import Platform
 from aioruntime.oci.reference import OciRef
@@ -272,17 +272,21 @@ class EngineRuntime:
         )
         return made.image
 
-    # Beyond the contract.
+    async def images(self) -> list[ImageMetadata]:
+        """List the images that were brought into the engine from this store and are there now."""
+        return await self._open.locator.images()
+
+    async def tag(self, image: ImageTarget, name: OciRef | str) -> ImageRef:
+        """Give an image in the engine a further name."""
+        reference = _reference(name)
+        if reference.digest is not None:
+            raise InvalidReference(
+                f"{reference} has a digest; an engine's name for an image has at most a tag"
+            )
+        return await self._open.locator.tag(image, reference)
 
     async def remove_image(self, image: ImageTarget) -> None:
-        """Remove an image from the engine; the store keeps its layers.
-
-        Given a reference, only that name goes if the image has others.
-
-        Raises:
-            ImageNotFound: the engine has no such image.
-            EngineError: the engine refused, for example since a container uses the image.
-        """
+        """Remove an image from the engine; the store keeps its layers."""
         await self._open.locator.remove(image)
 
     # Steps that several methods share.

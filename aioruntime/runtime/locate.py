@@ -4,18 +4,25 @@ from __future__ import annotations
 
 __all__ = ("ImageTarget", "Locator")
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
+from aioruntime.assembly.catalog import find_image
+from aioruntime.assembly.image_archive import expected_id
 from aioruntime.assembly.load import engine_name
-from aioruntime.engine.images import EngineImage, find_by_digest, inspect_image, remove_image
+from aioruntime.engine.image_list import ListedImage, find_by_digest, list_images
+from aioruntime.engine.images import EngineImage, inspect_image, remove_image, tag_image
 from aioruntime.errors import ImageNotFound
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.image import ImageMetadata, ImageRef
+from aioruntime.oci.platform import Platform
 from aioruntime.oci.reference import OciRef
 
 if TYPE_CHECKING:
     from aioruntime.assembly.memory import EngineMemory
+    from aioruntime.assembly.plan import HeldImage
     from aioruntime.engine.client import EngineClient
+    from aioruntime.store.store import ImageStore
 
 ImageTarget: TypeAlias = ImageDigest | ImageRef | OciRef | str
 
@@ -27,9 +34,10 @@ class Locator:
     remembered, and never believed before the engine was asked.
     """
 
-    def __init__(self, client: EngineClient, memory: EngineMemory) -> None:
+    def __init__(self, client: EngineClient, memory: EngineMemory, store: ImageStore) -> None:
         self._client = client
         self._memory = memory
+        self._store = store
         self._noted: dict[str, ImageDigest] = {}
 
     def note(self, reference: OciRef, image_id: ImageDigest) -> None:
@@ -66,16 +74,19 @@ class Locator:
             raise ImageNotFound(f"the engine has no image {reference}; pull it first", status=404) from None
 
     async def _by_digest(self, digest: ImageDigest) -> EngineImage:
-        remembered = await self._memory.find(digest, self._client.capabilities.platform)
-        if remembered is not None:
+        platform = self._client.capabilities.platform
+        while (remembered := await self._memory.find(digest, platform)) is not None:
             try:
                 return await inspect_image(self._client, remembered.image_id)
             except ImageNotFound:
                 await self._memory.forget(remembered.image_id)
-        try:
-            return await inspect_image(self._client, digest)
-        except ImageNotFound:
-            return await find_by_digest(self._client, digest)
+        # What was forgotten may be back, brought by somebody else: the store tells the ID that it has then.
+        kept = await find_image(self._store, OciRef("localhost", "any", digest=digest), platform)
+        own = (expected_id(kept, self._client.capabilities),) if kept is not None else ()
+        for image_id in (*own, digest):
+            with suppress(ImageNotFound):
+                return await inspect_image(self._client, image_id)
+        return await find_by_digest(self._client, digest)
 
     async def _pin(self, held: EngineImage) -> ImageDigest:
         remembered = await self._memory.find(held.id, self._client.capabilities.platform)
@@ -96,6 +107,30 @@ class Locator:
         elif digest not in remembered.digests:
             digest = remembered.digests[0]
         return ImageMetadata(digest, held.size, held.labels, held.id, held.references, held.platform)
+
+    async def images(self) -> list[ImageMetadata]:
+        """Tell of each remembered image that the engine still holds; forget the others."""
+        remembered = await self._memory.recall()
+        if not remembered:
+            return []
+        listed = {image.id: image for image in await list_images(self._client)}
+        if gone := [image.image_id for image in remembered if image.image_id not in listed]:
+            await self._memory.forget(*gone)
+        return [_told(image, listed[image.image_id]) for image in remembered if image.image_id in listed]
+
+    async def tag(self, target: ImageTarget, name: OciRef) -> ImageRef:
+        """Give an image the further name *name*, which means that image from now on.
+
+        Raises:
+            ImageNotFound: the engine does not have it.
+            EngineError: it refused.
+        """
+        image = await self.describe(target)
+        assert image.id is not None
+        reference = engine_name(name)
+        await tag_image(self._client, image.id, reference)
+        self.note(name, image.id)
+        return ImageRef(reference, image.digest)
 
     async def remove(self, target: ImageTarget) -> None:
         """Remove an image, or only the name *target* if it has others.
@@ -124,6 +159,11 @@ class Locator:
         except ImageNotFound:
             return False
         return True
+
+
+def _told(image: HeldImage, listed: ListedImage) -> ImageMetadata:
+    platform = Platform.parse(image.platform) if image.platform else None
+    return ImageMetadata(image.digests[0], listed.size, listed.labels, listed.id, listed.references, platform)
 
 
 def _told_digest(held: EngineImage) -> ImageDigest:

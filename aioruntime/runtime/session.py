@@ -150,4 +150,4 @@ async def open_session(
             registry = await stack.enter_async_context(RegistryClient(connections_per_host=connections))
         memory = EngineMemory(store, client.capabilities.engine_id)
         slots = anyio.CapacityLimiter(connections)
-        yield Session(client, store, registry, memory, Locator(client, memory), slots)
+        yield Session(client, store, registry, memory, Locator(client, memory, store), slots)

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from aioruntime.engine.image_list import find_by_digest
 from aioruntime.engine.images import (
-    find_by_digest,
     inspect_image,
     load_image,
     remove_image,
