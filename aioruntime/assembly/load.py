@@ -15,6 +15,7 @@ import msgspec
 from aioruntime.assembly.archive import Entry
 from aioruntime.assembly.arrivals import Arrivals
 from aioruntime.assembly.content import LayerContent
+from aioruntime.assembly.holdings import foreign_donors
 from aioruntime.assembly.image_archive import ImageArchive, expected_id
 from aioruntime.assembly.loopback import serve_image
 from aioruntime.assembly.merge import merged_image
@@ -182,6 +183,9 @@ class _Assembly:
         """Give the image its name if the engine holds it already, as it is or with layers merged."""
         wanted = held_image(self._image, expected_id(self._image, self._capabilities))
         remembered = await self._memory.find(self._image.manifest_digest, self._image.platform)
+        if remembered is None or remembered.layers != wanted.layers:
+            # Another manifest may have brought it: that the blobs of this one hold the same was never proven.
+            wanted = msgspec.structs.replace(wanted, layers=())
         candidates = {image.image_id: image for image in (remembered, wanted) if image is not None}
         for candidate in candidates.values():
             try:
@@ -205,7 +209,9 @@ class _Assembly:
 
     async def _load(self, layering: Layering, arrivals: Arrivals) -> LoadReport:
         wanted = held_image(self._image, expected_id(self._image, self._capabilities))
-        confirmed = await self._confirmed(wanted)
+        # An engine that pulls tells by itself what it lacks.
+        told = pulls_from_here(self._capabilities) and layering == "keep"
+        confirmed = [] if told else await self._confirmed(wanted, arrivals)
         plan = plan_load(wanted, confirmed, self._capabilities, layering)
         if plan.merge_from is None:
             delivery = Delivery(self._image, self._store, arrivals, plan.omit)
@@ -220,7 +226,7 @@ class _Assembly:
         original = msgspec.structs.replace(held, digests=wanted.digests, config=wanted.config)
         return await self._loaded(original, groups)
 
-    async def _confirmed(self, wanted: HeldImage) -> list[HeldImage]:
+    async def _confirmed(self, wanted: HeldImage, arrivals: Arrivals) -> list[HeldImage]:
         sparse = self._capabilities.sparse
         confirmed: list[HeldImage] = []
         for donor in choose_donors(wanted, await self._memory.recall(), sparse):
@@ -233,7 +239,8 @@ class _Assembly:
                 confirmed.append(donor)
                 if sparse == "prefix":
                     break  # the longest prefix; shorter ones add nothing
-        return confirmed
+        foreign = await foreign_donors(self._client, self._memory, self._image, arrivals, self._store)
+        return confirmed + foreign
 
     async def _deliver(self, delivery: Delivery) -> HeldImage:
         """Bring the engine an image by the best way that works."""

@@ -8,23 +8,25 @@ from __future__ import annotations
 __all__ = ("EngineMemory",)
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from aioruntime.assembly.plan import HeldImage
+from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import digest_hook
 from aioruntime.oci.platform import matching_platforms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from aioruntime.oci.digest import ImageDigest
     from aioruntime.oci.platform import Platform
     from aioruntime.store.store import ImageStore
 
 # Older images are forgotten; to forget costs a full load, never a failure.
 _LIMIT = 500
+
+T = TypeVar("T")
 
 
 class EngineMemory:
@@ -42,6 +44,7 @@ class EngineMemory:
         self._store = store
         self.key = hashlib.sha256(engine_id.encode()).hexdigest()[:32]
         self._note = f"engine-{self.key}"
+        self._others = f"{self._note}-others"
 
     async def recall(self) -> list[HeldImage]:
         """List what is remembered, newest first."""
@@ -58,13 +61,19 @@ class EngineMemory:
         return next((image for image in named if image.platform in wanted), named[0] if named else None)
 
     async def remember(self, image: HeldImage) -> None:
-        """Note that the engine holds *image*; several registry digests can lead to one image."""
+        """Note that the engine holds *image*; several registry digests can lead to one image.
+
+        One without layers leaves those that were noted before.
+        """
 
         def change(raw: bytes | None) -> bytes:
             held = _decode(raw)
             same = [old for old in held if old.image_id == image.image_id]
+            layers, diff_ids = image.layers, image.diff_ids
+            if same and not layers:
+                layers, diff_ids = same[0].layers, same[0].diff_ids
             digests = dict.fromkeys([*image.digests, *(d for old in same for d in old.digests)])
-            merged = msgspec.structs.replace(image, digests=tuple(digests))
+            merged = msgspec.structs.replace(image, digests=tuple(digests), layers=layers, diff_ids=diff_ids)
             return _encode([merged, *(old for old in held if old not in same)][:_LIMIT])
 
         await self._store.update_note(self._note, change)
@@ -77,15 +86,32 @@ class EngineMemory:
 
         await self._store.update_note(self._note, change)
 
+    async def others(self) -> dict[ImageDigest, tuple[ImageDigest, ...]]:
+        """Return the diff IDs of images that the engine has from elsewhere, by its IDs."""
+        noted = _decode_as(list[_Other], await self._store.read_note(self._others))
+        return {other.image_id: other.diff_ids for other in noted}
+
+    async def keep_others(self, others: Mapping[ImageDigest, tuple[ImageDigest, ...]]) -> None:
+        """Note the diff IDs of images that the engine has from elsewhere, in place of what was noted."""
+        noted = [_Other(image_id, diff_ids) for image_id, diff_ids in others.items()]
+        await self._store.update_note(self._others, lambda _: _encode(noted))
+
+
+class _Other(msgspec.Struct, frozen=True):
+    image_id: ImageDigest
+    diff_ids: tuple[ImageDigest, ...]
+
 
 def _decode(raw: bytes | None) -> list[HeldImage]:
-    if raw is None:
-        return []
+    return _decode_as(list[HeldImage], raw)
+
+
+def _decode_as(kind: type[list[T]], raw: bytes | None) -> list[T]:
     try:
-        return msgspec.json.decode(raw, type=list[HeldImage], dec_hook=digest_hook)
+        return msgspec.json.decode(raw or b"[]", type=kind, dec_hook=digest_hook)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return []  # a note of another version, or a damaged one: to know nothing is always safe
 
 
-def _encode(held: Iterable[HeldImage]) -> bytes:
-    return msgspec.json.encode(list(held), enc_hook=str)  # the hook is for digests
+def _encode(noted: Iterable[object]) -> bytes:
+    return msgspec.json.encode(list(noted), enc_hook=str)  # the hook is for digests

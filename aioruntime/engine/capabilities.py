@@ -222,7 +222,7 @@ def is_podman(version: Mapping[str, Any]) -> bool:
 
 
 def _docker_id(info: _Info) -> str:
-    """Name Docker's image store: before 23.0 all daemons of a machine, and later all stores of one, share an ID."""
+    """Name Docker's image store: daemons of a machine share an ID before 23.0, stores of a daemon later."""
     return _named("docker", info.id, info.docker_root_dir, info.driver)
 
 

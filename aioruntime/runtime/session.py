@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import anyio
+import msgspec
 
 from aioruntime.assembly.arrivals import Arrivals
 from aioruntime.assembly.catalog import keep_image
@@ -124,7 +125,11 @@ class Session:
         await images.pull_image(self.client, by_digest, progress.update)
         held = await images.inspect_image(self.client, by_digest)
         await images.tag_image(self.client, held.id, engine_name(image.reference))
-        await self.memory.remember(held_image(image, held.id))
+        taken = held_image(image, held.id)
+        if self.client.capabilities.sparse == "prefix":
+            # Docker does not look at layers where it has the config: what they hold is not proven.
+            taken = msgspec.structs.replace(taken, layers=())
+        await self.memory.remember(taken)
         self.locator.note(image.reference, held.id)
 
 
