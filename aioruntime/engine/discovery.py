@@ -73,9 +73,11 @@ async def _open_known(
 ) -> EngineClient | None:
     for endpoint in endpoints:
         place = f"{endpoint.source} ({endpoint.shown_url})"
-        if not endpoint.explicit and (owner := _strange_owner(endpoint.socket or "")) is not None:
-            tried.append(f"{place}: belongs to user {owner}, not used unless asked for")
-            continue
+        if not endpoint.explicit:
+            doubt = await in_thread(_doubt, Path(endpoint.socket or ""))
+            if doubt is not None:
+                tried.append(f"{place}: {doubt}, not used unless asked for")
+                continue
         opened = AsyncExitStack()
         try:
             client = await opened.enter_async_context(EngineClient.open(endpoint))
@@ -139,10 +141,19 @@ def _is_socket(path: str) -> bool:
         return False
 
 
-def _strange_owner(path: str) -> int | None:
-    """Return who owns the socket at *path* if that is neither root nor we: it could be a trap."""
+def _doubt(path: Path) -> str | None:
+    """Tell why the socket at *path* could be a trap: somebody else can put it there; None if nobody can."""
+    trusted = (0, os.geteuid())
     try:
-        owner = os.stat(path).st_uid
+        if (owner := path.stat().st_uid) not in trusted:
+            return f"belongs to user {owner}"
+        # A link may lead to another directory.
+        for directory in (path.parent, path.resolve().parent):
+            about = directory.stat()
+            if about.st_uid not in trusted:
+                return f"lies in {directory}, which belongs to user {about.st_uid}"
+            if about.st_mode & stat.S_IWOTH and not about.st_mode & stat.S_ISVTX:
+                return f"lies in {directory}, where anybody can replace it"
     except OSError:
-        return None
-    return owner if owner not in (0, os.geteuid()) else None
+        return None  # it has gone: connecting will tell
+    return None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ import pytest
 from aioruntime.engine.discovery import open_engine
 from aioruntime.engine.install import install_command
 from aioruntime.errors import EngineUnavailable
+from tests.support.proxy import UnixProxy
 
 if TYPE_CHECKING:
     from tests.support.engines import Engine
@@ -55,6 +57,61 @@ async def test_nothing_found(tmp_path: Path) -> None:
             pass
     for place in ("/var/run/docker.sock", f"{tmp_path}/docker.sock", "/run/podman/podman.sock", "install"):
         assert place in str(caught.value)
+
+
+@pytest.mark.skipif(_HAS_ENGINE, reason="this machine has an engine of its own")
+@pytest.mark.parametrize(
+    ("trap", "reason"),
+    [
+        ("socket of another user", "belongs to user 4711"),
+        ("directory of another user", "which belongs to user 4711"),
+        ("directory open to all", "where anybody can replace it"),
+        ("link into a directory open to all", "where anybody can replace it"),
+    ],
+)
+async def test_socket_that_could_be_a_trap(
+    docker_engine: Engine, tmp_path: Path, trap: str, reason: str
+) -> None:
+    """E12: a socket that another user has, or could put there, is used only if it was asked for."""
+    place, real = tmp_path / "run", tmp_path / "real"
+    place.mkdir()
+    real.mkdir()
+    socket = place / "docker.sock"
+    async with UnixProxy(
+        real / "docker.sock" if trap.startswith("link") else socket, docker_engine.socket
+    ) as proxy:
+        if trap.startswith("link"):
+            socket.symlink_to(proxy.path)
+            real.chmod(0o777)
+        elif trap.startswith("socket"):
+            os.chown(socket, 4711, -1)
+        elif trap == "directory of another user":
+            os.chown(place, 4711, -1)
+        else:
+            place.chmod(0o777)
+
+        environ = {"XDG_RUNTIME_DIR": str(place)}
+        with pytest.raises(EngineUnavailable, match=f"{socket}.*{reason}, not used unless asked for"):
+            async with open_engine(environ=environ, home=tmp_path, embedded=False):
+                pass
+        assert proxy.connections == []
+
+        async with open_engine(f"unix://{socket}") as client:
+            assert client.capabilities.kind == "docker"
+        async with open_engine(environ={"DOCKER_HOST": f"unix://{socket}"}, home=tmp_path) as client:
+            assert client.capabilities.kind == "docker"
+
+
+async def test_socket_in_a_sticky_directory(docker_engine: Engine, tmp_path: Path) -> None:
+    """E12: in a directory like /tmp nobody can replace our socket, so it is used."""
+    place = tmp_path / "run"
+    place.mkdir()
+    place.chmod(0o1777)
+    (tmp_path / "link").symlink_to(place)
+    async with UnixProxy(place / "docker.sock", docker_engine.socket):
+        environ = {"XDG_RUNTIME_DIR": str(tmp_path / "link")}
+        async with open_engine(environ=environ, home=tmp_path) as client:
+            assert client.endpoint.socket == f"{tmp_path}/link/docker.sock"
 
 
 @pytest.mark.parametrize(
