@@ -14,6 +14,7 @@ __all__ = (
     "ContainerRuntime",
     "DigestMismatch",
     "DockerRuntime",
+    "EngineDiskFull",
     "EngineError",
     "EngineUnavailable",
     "GpuProfile",
@@ -63,6 +64,7 @@ __all__ = (
 from aioruntime.errors import (
     AioRuntimeError,
     DigestMismatch,
+    EngineDiskFull,
     EngineError,
     EngineUnavailable,
     ImageLoadFailed,

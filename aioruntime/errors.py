@@ -20,6 +20,7 @@
     │   ├── EngineUnavailable              no engine could be reached
     │   ├── StreamTruncated                a stream ended before its end
     │   ├── ImageLoadFailed                the engine did not take the image
+    │   │   └── EngineDiskFull             since its disk has no room
     │   └── ImageNotFound                  the engine has no such image
     └── RunError(container_id)             a container could not be run to its end
 
@@ -32,6 +33,7 @@ from __future__ import annotations
 __all__ = (
     "AioRuntimeError",
     "DigestMismatch",
+    "EngineDiskFull",
     "EngineError",
     "EngineUnavailable",
     "ImageLoadFailed",
@@ -222,6 +224,10 @@ class StreamTruncated(EngineError):
 
 class ImageLoadFailed(EngineError):
     """The engine did not take the image; nothing of it can be run."""
+
+
+class EngineDiskFull(ImageLoadFailed):
+    """The engine's disk has no room for the image; the next try works when there is some."""
 
 
 class ImageNotFound(EngineError):

@@ -36,7 +36,14 @@ from aioruntime.engine.images import (
     remove_image,
     tag_image,
 )
-from aioruntime.errors import DigestMismatch, EngineError, ImageLoadFailed, ImageNotFound, LayersMissing
+from aioruntime.errors import (
+    DigestMismatch,
+    EngineDiskFull,
+    EngineError,
+    ImageLoadFailed,
+    ImageNotFound,
+    LayersMissing,
+)
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.image import ResolvedImage
 from aioruntime.oci.reference import OciRef
@@ -248,12 +255,16 @@ class _Assembly:
             try:
                 await self._offer(delivery)
                 return await self._prove(delivery.image)
+            except EngineDiskFull:
+                raise
             except ImageLoadFailed as exc:
                 _log.info("%s: sent as an archive, since the engine could not pull it: %s", self._name, exc)
         elif delivery.omit:
             try:
                 await self._send(delivery)
                 return await self._prove(delivery.image)
+            except EngineDiskFull:
+                raise
             except ImageLoadFailed as exc:
                 # What we believed of the engine was stale: send everything.
                 _log.info("%s: sent in full, since without what was held it failed: %s", self._name, exc)

@@ -60,6 +60,7 @@ class EngineCapabilities:
         security: security features, such as ``seccomp`` or ``selinux``.
         cpus: processors of the engine's machine.
         memory: its memory in bytes.
+        data_root: the directory on its machine that it keeps images in; empty if it does not say.
     """
 
     kind: Literal["docker", "podman"]
@@ -85,6 +86,7 @@ class EngineCapabilities:
     security: tuple[str, ...] = ()
     cpus: int = 0
     memory: int = 0
+    data_root: str = ""
 
     def as_text(self) -> dict[str, str]:
         """Return every attribute but the kind and version as text, lists joined by commas."""
@@ -210,6 +212,7 @@ def describe(
         security=security,
         cpus=state.n_cpu,
         memory=state.mem_total,
+        data_root=podman.store.graph_root if podman else state.docker_root_dir,
     )
 
 

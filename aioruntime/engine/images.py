@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aioruntime.engine.client import libpod_path, path_part
+from aioruntime.engine.disk import load_failure
 from aioruntime.engine.jsonlines import JsonDecoder, error_in, note_download
-from aioruntime.errors import EngineError, EngineUnavailable, ImageLoadFailed, ImageNotFound, one_line
+from aioruntime.errors import EngineError, EngineUnavailable, ImageNotFound, one_line
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.platform import Platform
 from aioruntime.oci.reference import OciRef
@@ -143,14 +144,23 @@ async def load_image(client: EngineClient, archive: AsyncIterator[bytes]) -> Non
         archive: the pieces of a tar archive; an exception that it raises comes out unchanged.
 
     Raises:
+        EngineDiskFull: the engine has no room for it.
         ImageLoadFailed: the engine refused the archive, or broke off; the message has its words.
         EngineUnavailable: the engine can't be reached.
     """
+    sent = 0
+
+    async def counted() -> AsyncGenerator[bytes]:
+        nonlocal sent
+        async for piece in archive:
+            yield piece
+            sent += len(piece)
+
     call = client.stream(
         "POST",
         "/images/load",
         params={"quiet": "1"},
-        body=archive,
+        body=counted(),
         headers={"Content-Type": "application/x-tar"},
     )
     try:
@@ -160,7 +170,7 @@ async def load_image(client: EngineClient, archive: AsyncIterator[bytes]) -> Non
     except EngineUnavailable:
         raise
     except EngineError as exc:
-        raise ImageLoadFailed(f"the engine did not take the image: {exc}", status=exc.status) from exc
+        raise await load_failure(client, exc, sent) from exc
 
 
 async def _messages(response: aiohttp.ClientResponse) -> AsyncGenerator[dict[str, Any]]:
@@ -220,7 +230,8 @@ async def pull_from_here(client: EngineClient, reference: str) -> None:
         reference: the image, with registry and tag.
 
     Raises:
-        ImageLoadFailed: it could not; the message has its words.
+        EngineDiskFull: the engine has no room for it.
+        ImageLoadFailed: it could not otherwise; the message has its words.
         EngineUnavailable: the engine can't be reached.
     """
     # Whoever serves the image knows better than Podman whether it is worth another try.
@@ -233,7 +244,7 @@ async def pull_from_here(client: EngineClient, reference: str) -> None:
     except EngineUnavailable:
         raise
     except EngineError as exc:
-        raise ImageLoadFailed(f"the engine did not take the image: {exc}", status=exc.status) from exc
+        raise await load_failure(client, exc, 0) from exc
 
 
 async def tag_image(client: EngineClient, name: str, reference: str) -> None:
