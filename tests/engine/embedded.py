@@ -46,6 +46,15 @@ class Surroundings:
             *map(str, containers),
         ]
 
+    def spooled(self) -> list[str]:
+        """Temporary files of the services that run here."""
+        return [str(path) for path in self.temporary.glob("aioruntime-*/tmp/*")]
+
+    def services(self) -> list[int]:
+        """Process ids of the services that run here."""
+        found = running_with(str(self.temporary))
+        return [int(line.split()[1]) for line in found if line.endswith(" podman")]
+
     def clean_up(self) -> None:
         host.unmount_below(self.storage)
         host.delete_bridge(self._bridge)

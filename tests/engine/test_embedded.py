@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +13,13 @@ import pytest
 
 import aioruntime as ar
 from aioruntime.engine.discovery import open_engine
+from aioruntime.tasks import in_thread
 from tests.engine.embedded import surroundings
+from tests.support import host
 from tests.support.leaks import assert_settles, snapshot
 from tests.support.stepper import each_step, run_cancelled_at
+from tests.support.tools import push_mid_size
+from tests.support.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +54,31 @@ async def test_connect(registry: LocalRegistry, podman: Surroundings, tmp_path: 
 
     assert (info.name, info.extra["found_by"]) == ("podman", "private podman service")
     assert outcome.stdout == b"hello\n"
+    assert podman.left() == []
+
+
+async def test_no_archive_stays(registry: LocalRegistry, podman: Surroundings, tmp_path: Path) -> None:
+    """E3: a load that is cancelled leaves nothing in the service's temporary files, which are ours alone.
+
+    If the service is killed, what it left there goes when the runtime closes.
+    """
+    image = await push_mid_size(registry, tmp_path / "layout")
+    async with ar.connect(store=tmp_path / "store") as runtime:
+        watch = Watch()
+        await runtime.pull(image, watch)
+        half = watch.sent // 2
+        await runtime.remove_image(image)
+
+        cancelled = asyncio.create_task(runtime.pull(image, Watch(lambda: cancelled.cancel(), half)))
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        assert await in_thread(host.poll, lambda: podman.spooled() == [], 10.0)
+
+        (service,) = podman.services()
+        with pytest.raises(ar.EngineError):
+            await runtime.pull(image, Watch(lambda: os.kill(service, signal.SIGKILL), half))
+        assert podman.spooled() != []
+    assert podman.spooled() == []
     assert podman.left() == []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from contextlib import contextmanager
@@ -12,13 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 import aioruntime as ar
-from aioruntime.demo.documents import ImageConfig
-from aioruntime.demo.images import write_image
 from aioruntime.engine.disk import load_failure
-from aioruntime.tasks import in_thread
 from tests.conftest import demand
 from tests.support import engines
-from tests.support.tools import tiny_files
+from tests.support.tools import push_mid_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,12 +59,10 @@ def on_small_disk(flavor: engines.Flavor, what: str) -> Iterator[tuple[engines.E
 async def test_a_full_disk(
     registry: LocalRegistry, store: ar.ImageStore, tmp_path: Path, flavor: str, what: str
 ) -> None:
-    """E2: no room for an image is EngineDiskFull with the remedy; when there is room, the next pull succeeds."""
-    layers = [tiny_files(), *({f"data/{number}": os.urandom(2 << 20)} for number in range(4))]
-    await in_thread(write_image, tmp_path / "layout", "mid", layers, ImageConfig(env=("PATH=/bin",)))
-    image = ar.OciRef.parse(await registry.push(tmp_path / "layout", "mid", "full:1"))
+    """E2: no room for an image is EngineDiskFull with the remedy; when there is room, the next pull works."""
+    image = await push_mid_size(registry, tmp_path / "layout")
     with on_small_disk(engines.FLAVORS[flavor], what) as (engine, ballast):
-        ballast.write_bytes(bytes(DISK - (5 << 20)))
+        ballast.write_bytes(bytes(DISK - (8 << 20)))
         async with ar.connect(engine.url, store=store) as runtime:
             with pytest.raises(
                 ar.EngineDiskFull, match=f"make room .*{engine.data}.*{engine.kind} system prune"

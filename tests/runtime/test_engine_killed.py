@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import tempfile
 import time
 from typing import TYPE_CHECKING
@@ -11,13 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 import aioruntime as ar
-from aioruntime.demo.documents import ImageConfig
-from aioruntime.demo.images import write_image
 from aioruntime.tasks import in_thread
-from tests.support.tools import tiny_files
+from tests.support.tools import push_mid_size
+from tests.support.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from aioruntime.demo.registry import LocalRegistry
@@ -27,25 +24,6 @@ if TYPE_CHECKING:
 SECONDS = 2.0
 # When the engine dies: up to 1, at parts of what it is sent; above, of the time that it needs after that.
 POINTS = (0.0, 0.3, 0.7, 1.0, 1.3, 1.7)
-
-
-class Watch(ar.NoopProgress):
-    """Notes how much of an image was sent and when the last byte went; acts once at so many bytes."""
-
-    def __init__(self, act: Callable[[], object] | None = None, after: float = 0.0) -> None:
-        self.sent = 0
-        self.last = 0.0
-        self._act = act
-        self._after = after
-
-    def update(self, message: str, current: int | None = None, total: int | None = None) -> None:
-        if not message.startswith("loading") or current is None:
-            return
-        self.sent = current
-        self.last = time.monotonic()
-        if self._act is not None and current >= self._after:
-            act, self._act = self._act, None
-            act()
 
 
 class Killer:
@@ -94,16 +72,6 @@ class Killer:
         return None
 
 
-async def mid_size(registry: LocalRegistry, layout: Path) -> ar.OciRef:
-    """An image of several MiB, so that an engine has something to do with it."""
-    layers = [
-        tiny_files(),
-        *({f"data/{number}": random.Random(number).randbytes(3 << 20)} for number in range(4)),
-    ]
-    await in_thread(write_image, layout, "mid", layers, ImageConfig(env=("PATH=/bin",)))
-    return ar.OciRef.parse(await registry.push(layout, "mid", "mid:1"))
-
-
 async def listed(runtime: EngineRuntime, image: ar.OciRef) -> bytes:
     return (await runtime.run(ar.RunSpec(image, ["ls", "/data"], capture_output=True))).stdout
 
@@ -120,7 +88,7 @@ async def test_killed_while_it_loads(
 
     Nothing of ours is left in the temporary directory or in the store.
     """
-    image = await mid_size(registry, tmp_path / "layout")
+    image = await push_mid_size(registry, tmp_path / "layout")
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))

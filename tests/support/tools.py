@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import tarfile
 from contextlib import suppress
 from dataclasses import replace
@@ -13,6 +14,7 @@ from aioruntime.demo.images import build_tool_image, write_image, write_index
 from aioruntime.demo.registry import LocalRegistry
 from aioruntime.engine import images
 from aioruntime.errors import ImageNotFound
+from aioruntime.oci.reference import OciRef
 from aioruntime.tasks import in_thread
 from tests.support.rootfs import program_tar
 
@@ -61,6 +63,14 @@ def _write_tiny(layout: Path) -> None:
         layout, None, [{"etc/other": b"x"}], replace(config, architecture="s390x", variant="")
     )
     write_index(layout, "tiny-index", [other, ours], attestation=True)
+
+
+async def push_mid_size(registry: LocalRegistry, layout: Path) -> OciRef:
+    """Push an image of several MiB, so that an engine has something to do with it."""
+    layers = [tiny_files()]
+    layers += [{f"data/{number}": random.Random(number).randbytes(3 << 20)} for number in range(4)]
+    await in_thread(write_image, layout, "mid", layers, ImageConfig(env=("PATH=/bin",)))
+    return OciRef.parse(await registry.push(layout, "mid", "mid:1"))
 
 
 def tiny_files() -> dict[str, bytes]:
