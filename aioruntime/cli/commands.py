@@ -4,16 +4,19 @@ from __future__ import annotations
 
 __all__ = ("RunOptions", "doctor", "pull", "run")
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ParamSpec
 
 from aioruntime.cli.progress import reporter
+from aioruntime.engine.leftovers import find_leftovers
 from aioruntime.errors import ImageNotFound, InvalidSpec
 from aioruntime.oci.platform import Platform
 from aioruntime.oci.reference import OciRef
 from aioruntime.runtime.connect import connect
 from aioruntime.runtime.spec import GpuProfile, GpuSpec, Mount, RunSpec
+from aioruntime.tasks import in_thread
 
 _P = ParamSpec("_P")
 # What shells report for a program that SIGPIPE ended.
@@ -93,6 +96,9 @@ async def doctor(*, url: str | None, store: str | None) -> int:
         print(f"{info.name} {info.version}")
         for name, value in info.extra.items():
             print(f"  {name}: {value}")
+        places = (os.environ.get("TMPDIR") or "/tmp", "/var/tmp", f"{info.extra['data_root']}/tmp")
+        for path, size in (await in_thread(find_leftovers, places)).items():
+            print(f"left by an engine that died: {path} ({size} bytes), can be removed")
         references, free = await runtime.store.references(), await runtime.store.free_bytes()
         print(f"store: {runtime.store.path} ({len(references)} images, {free} bytes free)")
     return 0

@@ -73,6 +73,36 @@ async def test_doctor_describes_the_engine(where: tuple[str, ...], engine: Engin
     assert lines[-1].startswith(f"store: {where[-1]} (0 images, ")
 
 
+async def test_doctor_lists_what_dead_engines_left(
+    where: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E3: `doctor` lists old archives that engines left on this machine with their size, and no others."""
+    place = tmp_path / "tmp"
+    (place / "docker-import-1").mkdir(parents=True)
+    names = (
+        "docker-import-1/layer",
+        "api_load.tar7",
+        "storage12",
+        "storage.conf",
+        "oci-layout",
+        "docker-tar9",
+    )
+    for name in names:
+        (place / name).write_bytes(bytes(100_000))
+        os.utime(place / name, (0, 0))
+    os.utime(place / "docker-import-1", (0, 0))
+    os.utime(place / "docker-tar9")  # as one in use
+    monkeypatch.setenv("TMPDIR", str(place))
+
+    found = await command("doctor", *where)
+
+    told = [line for line in found.stdout.splitlines() if str(place) in line]
+    assert [line.split()[6] for line in told] == [
+        str(place / name) for name in ("docker-import-1", "api_load.tar7", "storage12")
+    ]
+    assert all(100_000 <= int(line.rpartition("(")[2].split()[0]) < 200_000 for line in told)
+
+
 @pytest.mark.parametrize(("name", "status"), [("pull", 1), ("run", 125)])
 async def test_errors_are_one_line(
     docker_engine: Engine, registry: LocalRegistry, tmp_path: Path, name: str, status: int
