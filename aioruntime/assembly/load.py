@@ -5,62 +5,42 @@ from __future__ import annotations
 __all__ = ("LoadReport", "assemble", "engine_name")
 
 import logging
-from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import anyio
 import msgspec
 
-from aioruntime.assembly.archive import Entry
 from aioruntime.assembly.arrivals import Arrivals
-from aioruntime.assembly.content import LayerContent
+from aioruntime.assembly.delivery import Delivery, Sender
 from aioruntime.assembly.holdings import foreign_donors
-from aioruntime.assembly.image_archive import ImageArchive, expected_id
-from aioruntime.assembly.loopback import serve_image
+from aioruntime.assembly.image_archive import expected_id
 from aioruntime.assembly.merge import merged_image
 from aioruntime.assembly.plan import (
     HeldImage,
     Layering,
     choose_donors,
     held_image,
-    inflated_for,
     merge_groups,
     plan_load,
     pulls_from_here,
 )
-from aioruntime.engine.images import (
-    inspect_image,
-    load_image,
-    pull_from_here,
-    remove_image,
-    tag_image,
-)
-from aioruntime.errors import (
-    DigestMismatch,
-    EngineDiskFull,
-    EngineError,
-    ImageLoadFailed,
-    ImageNotFound,
-    LayersMissing,
-)
+from aioruntime.engine.images import inspect_image, tag_image
+from aioruntime.errors import DigestMismatch, ImageNotFound, LayersMissing
 from aioruntime.oci.digest import ImageDigest
-from aioruntime.oci.image import ResolvedImage
 from aioruntime.oci.reference import OciRef
-from aioruntime.tasks import task_group, to_completion
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import Sequence
 
     from aioruntime.assembly.memory import EngineMemory
     from aioruntime.engine.client import EngineClient
+    from aioruntime.oci.image import ResolvedImage
     from aioruntime.progress import ProgressReporter
     from aioruntime.store.store import ImageStore
 
 _log = logging.getLogger("aioruntime")
 
 _TAG_LIMIT = 128
-_TIDY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +58,6 @@ class LoadReport:
     name: str
     sent_bytes: int
     merged: tuple[range, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """An image that is brought to an engine.
-
-    Args:
-        image: as the engine shall have it.
-        content: has its layers, or will.
-        arrivals: tells when a layer is there.
-        omit: layers that the engine holds.
-    """
-
-    image: ResolvedImage
-    content: LayerContent
-    arrivals: Arrivals
-    omit: frozenset[ImageDigest]
 
 
 def engine_name(reference: OciRef) -> str:
@@ -180,11 +143,9 @@ class _Assembly:
         self._store = store
         self._client = client
         self._memory = memory
-        self._progress = progress
         self._capabilities = client.capabilities
         self._name = engine_name(image.reference)
-        self._sent = 0
-        self._total: int | None = None
+        self._sender = Sender(client, store, self._name, progress)
 
     async def already_there(self, arrivals: Arrivals) -> LoadReport | None:
         """Give the image its name if the engine holds it already, as it is or with layers merged."""
@@ -222,13 +183,13 @@ class _Assembly:
         plan = plan_load(wanted, confirmed, self._capabilities, layering)
         if plan.merge_from is None:
             delivery = Delivery(self._image, self._store, arrivals, plan.omit)
-            return await self._loaded(await self._deliver(delivery))
+            return await self._loaded(await self._sender.deliver(delivery))
         sizes = [layer.size for layer in self._image.layers]
         groups = merge_groups(sizes, plan.merge_from, self._capabilities)
         async with merged_image(self._image, groups, self._store, arrivals) as (image, content):
             for group in groups:
                 _log.info("%s: layers %d to %d merged into one", self._name, group.start, group.stop - 1)
-            held = await self._deliver(Delivery(image, content, Arrivals.of(image.layers), plan.omit))
+            held = await self._sender.deliver(Delivery(image, content, Arrivals.of(image.layers), plan.omit))
         # The engine has other layers where some were merged, but it is the original that users ask for.
         original = msgspec.structs.replace(held, digests=wanted.digests, config=wanted.config)
         return await self._loaded(original, groups)
@@ -249,87 +210,6 @@ class _Assembly:
         foreign = await foreign_donors(self._client, self._memory, self._image, arrivals, self._store)
         return confirmed + foreign
 
-    async def _deliver(self, delivery: Delivery) -> HeldImage:
-        """Bring the engine an image by the best way that works."""
-        if pulls_from_here(self._capabilities):
-            try:
-                await self._offer(delivery)
-                return await self._prove(delivery.image)
-            except EngineDiskFull:
-                raise
-            except ImageLoadFailed as exc:
-                _log.info("%s: sent as an archive, since the engine could not pull it: %s", self._name, exc)
-        elif delivery.omit:
-            try:
-                await self._send(delivery)
-                return await self._prove(delivery.image)
-            except EngineDiskFull:
-                raise
-            except ImageLoadFailed as exc:
-                # What we believed of the engine was stale: send everything.
-                _log.info("%s: sent in full, since without what was held it failed: %s", self._name, exc)
-        await self._send(replace(delivery, omit=frozenset()))
-        return await self._prove(delivery.image)
-
-    async def _offer(self, delivery: Delivery) -> None:
-        """Serve the image, and have the engine pull from us what it lacks."""
-        serving = serve_image(delivery.image, delivery.content, delivery.arrivals, self._progressed)
-        async with serving as served:
-            try:
-                await served.until_failure(pull_from_here(self._client, served.reference))
-                # Also of what it held: only a layer in the store is one that the repository serves.
-                await delivery.arrivals.all_of(delivery.image.layers)
-                await tag_image(self._client, served.reference, self._name)
-            finally:
-                await to_completion(self._drop_name(served.reference))
-
-    async def _drop_name(self, name: str) -> None:
-        with anyio.move_on_after(_TIDY_SECONDS), suppress(EngineError):
-            await remove_image(self._client, name)
-
-    async def _send(self, delivery: Delivery) -> None:
-        """Send the image as an archive."""
-        inflate = inflated_for(self._capabilities)
-        archive = ImageArchive(
-            delivery.image, self._name, delivery.content, self._store, omit=delivery.omit, inflate=inflate
-        )
-        self._total = archive.size
-        out, layers = anyio.create_memory_object_stream[Entry]()
-        async with task_group() as tasks, layers:
-            tasks.start_soon(archive.prepare, delivery.arrivals, out)
-            async with aclosing(self._counted(archive.stream(layers))) as body:
-                await load_image(self._client, body)
-            tasks.cancel_scope.cancel()
-
     async def _loaded(self, held: HeldImage, groups: Sequence[range] = ()) -> LoadReport:
         await self._memory.remember(held)
-        return LoadReport(held.image_id, self._name, self._sent, tuple(groups))
-
-    async def _counted(self, archive: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-        async with aclosing(archive):
-            async for piece in archive:
-                yield piece
-                self._progressed(len(piece))
-
-    def _progressed(self, sent: int) -> None:
-        self._sent += sent
-        message = f"loading {self._image.reference} into {self._capabilities.kind}"
-        self._progress.update(message, self._sent, self._total)
-
-    async def _prove(self, image: ResolvedImage) -> HeldImage:
-        """Describe what the engine has under the image's name, if that is the image."""
-        kind = self._capabilities.kind
-        try:
-            seen = await inspect_image(self._client, self._name)
-        except ImageNotFound:
-            raise ImageLoadFailed(
-                f"{image.reference}: {kind} reported success but has no image {self._name}; "
-                "its log may say why"
-            ) from None
-        wanted = expected_id(image, self._capabilities)
-        if (seen.id, seen.diff_ids) != (wanted, image.config.rootfs.diff_ids):
-            raise ImageLoadFailed(
-                f"{image.reference}: {kind} has image {seen.id} under the name {self._name}, not {wanted}; "
-                "another client may have loaded it at the same moment"
-            )
-        return held_image(image, seen.id)
+        return LoadReport(held.image_id, self._name, self._sender.sent, tuple(groups))

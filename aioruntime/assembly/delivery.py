@@ -1,0 +1,165 @@
+"""Bring an image to an engine: offered for it to pull, or sent; then proven to be there (L3)."""
+
+from __future__ import annotations
+
+__all__ = ("Delivery", "Sender")
+
+import logging
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import anyio
+
+from aioruntime.assembly.archive import Entry
+from aioruntime.assembly.arrivals import Arrivals
+from aioruntime.assembly.content import LayerContent
+from aioruntime.assembly.image_archive import ImageArchive, expected_id
+from aioruntime.assembly.loopback import serve_image
+from aioruntime.assembly.plan import HeldImage, held_image, inflated_for, pulls_from_here
+from aioruntime.engine.images import inspect_image, load_image, pull_from_here, remove_image, tag_image
+from aioruntime.errors import EngineDiskFull, EngineError, ImageLoadFailed, ImageNotFound
+from aioruntime.oci.digest import ImageDigest
+from aioruntime.oci.image import ResolvedImage
+from aioruntime.tasks import task_group, to_completion
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from aioruntime.engine.client import EngineClient
+    from aioruntime.progress import ProgressReporter
+    from aioruntime.store.store import ImageStore
+
+_log = logging.getLogger("aioruntime")
+
+_TIDY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An image that is brought to an engine.
+
+    Args:
+        image: as the engine shall have it.
+        content: has its layers, or will.
+        arrivals: tells when a layer is there.
+        omit: layers that the engine holds.
+    """
+
+    image: ResolvedImage
+    content: LayerContent
+    arrivals: Arrivals
+    omit: frozenset[ImageDigest]
+
+
+class Sender:
+    """Brings images to one engine, under one name.
+
+    Args:
+        client: the engine.
+        store: has the layers that are compressed.
+        name: the full name, with tag, that an image gets there.
+        progress: told the bytes sent.
+
+    Attributes:
+        sent: bytes of images that were sent.
+    """
+
+    def __init__(
+        self, client: EngineClient, store: ImageStore, name: str, progress: ProgressReporter
+    ) -> None:
+        self.sent = 0
+        self._client = client
+        self._store = store
+        self._name = name
+        self._progress = progress
+        self._total: int | None = None
+
+    async def deliver(self, delivery: Delivery) -> HeldImage:
+        """Bring the engine an image by the best way that works, and describe what it has then.
+
+        Raises:
+            DigestMismatch: a blob in the store is not what its digest names.
+            InvalidManifest: a layer that the engine can't read compressed can't be inflated.
+            EngineDiskFull: the engine has no room for the image.
+            ImageLoadFailed: it did not take it, or has another one under the name.
+            EngineError: it failed otherwise.
+        """
+        if pulls_from_here(self._client.capabilities):
+            try:
+                await self._offer(delivery)
+                return await self._prove(delivery.image)
+            except EngineDiskFull:
+                raise
+            except ImageLoadFailed as exc:
+                _log.info("%s: sent as an archive, since the engine could not pull it: %s", self._name, exc)
+        elif delivery.omit:
+            try:
+                await self._send(delivery)
+                return await self._prove(delivery.image)
+            except EngineDiskFull:
+                raise
+            except ImageLoadFailed as exc:
+                # What we believed of the engine was stale: send everything.
+                _log.info("%s: sent in full, since without what was held it failed: %s", self._name, exc)
+        await self._send(replace(delivery, omit=frozenset()))
+        return await self._prove(delivery.image)
+
+    async def _offer(self, delivery: Delivery) -> None:
+        """Serve the image, and have the engine pull from us what it lacks."""
+        serving = serve_image(delivery.image, delivery.content, delivery.arrivals, self._progressed)
+        async with serving as served:
+            try:
+                await served.until_failure(pull_from_here(self._client, served.reference))
+                # Also of what it held: only a layer in the store is one that the repository serves.
+                await delivery.arrivals.all_of(delivery.image.layers)
+                await tag_image(self._client, served.reference, self._name)
+            finally:
+                await to_completion(self._drop_name(served.reference))
+
+    async def _drop_name(self, name: str) -> None:
+        with anyio.move_on_after(_TIDY_SECONDS), suppress(EngineError):
+            await remove_image(self._client, name)
+
+    async def _send(self, delivery: Delivery) -> None:
+        """Send the image as an archive."""
+        inflate = inflated_for(self._client.capabilities)
+        archive = ImageArchive(
+            delivery.image, self._name, delivery.content, self._store, omit=delivery.omit, inflate=inflate
+        )
+        self._total = archive.size
+        out, layers = anyio.create_memory_object_stream[Entry]()
+        async with task_group() as tasks, layers:
+            tasks.start_soon(archive.prepare, delivery.arrivals, out)
+            async with aclosing(self._counted(archive.stream(layers))) as body:
+                await load_image(self._client, body)
+            tasks.cancel_scope.cancel()
+
+    async def _counted(self, archive: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        async with aclosing(archive):
+            async for piece in archive:
+                yield piece
+                self._progressed(len(piece))
+
+    def _progressed(self, sent: int) -> None:
+        self.sent += sent
+        message = f"loading {self._name} into {self._client.capabilities.kind}"
+        self._progress.update(message, self.sent, self._total)
+
+    async def _prove(self, image: ResolvedImage) -> HeldImage:
+        """Describe what the engine has under the image's name, if that is the image."""
+        kind = self._client.capabilities.kind
+        try:
+            seen = await inspect_image(self._client, self._name)
+        except ImageNotFound:
+            raise ImageLoadFailed(
+                f"{image.reference}: {kind} reported success but has no image {self._name}; "
+                "its log may say why"
+            ) from None
+        wanted = expected_id(image, self._client.capabilities)
+        if (seen.id, seen.diff_ids) != (wanted, image.config.rootfs.diff_ids):
+            raise ImageLoadFailed(
+                f"{image.reference}: {kind} has image {seen.id} under the name {self._name}, not {wanted}; "
+                "another client may have loaded it at the same moment"
+            )
+        return held_image(image, seen.id)
