@@ -123,7 +123,9 @@ class Sender:
 
     async def _send(self, delivery: Delivery) -> None:
         """Send the image as an archive."""
-        inflate = inflated_for(self._client.capabilities)
+        sizes = {layer.digest: layer.size for layer in delivery.image.layers}
+        size = sum(size for digest, size in sizes.items() if digest not in delivery.omit)
+        inflate = inflated_for(self._client.capabilities, size)
         archive = ImageArchive(
             delivery.image, self._name, delivery.content, self._store, omit=delivery.omit, inflate=inflate
         )

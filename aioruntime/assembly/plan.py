@@ -35,6 +35,7 @@ Layering: TypeAlias = Literal["keep", "merge"]
 
 
 _GROUPS = 4
+_WORTH_INFLATING = 32 * 2**20
 
 
 class HeldImage(msgspec.Struct, frozen=True):
@@ -191,11 +192,16 @@ def merge_groups(sizes: Sequence[int], first: int, engine: EngineCapabilities) -
     return tuple(groups)
 
 
-def inflated_for(engine: EngineCapabilities) -> frozenset[Compression]:
-    """Tell which compressions have to be undone, or better are, before *engine* gets a layer."""
+def inflated_for(engine: EngineCapabilities, size: int) -> frozenset[Compression]:
+    """Tell which compressions have to be undone, or better are, before *engine* gets layers.
+
+    Args:
+        engine: what it can read, and how it keeps layers.
+        size: bytes of the layers that are sent to it.
+    """
     if engine.image_store != "graph":
         return frozenset()
-    if engine.local:
+    if engine.local and size >= _WORTH_INFLATING:
         # It keeps layers unpacked, and inflates them more slowly than we do.
         return frozenset({"gzip", "zstd"})
     return frozenset() if engine.reads_zstd else frozenset({"zstd"})

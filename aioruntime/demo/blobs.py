@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import sys
 import tarfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, Protocol, cast
@@ -68,13 +69,8 @@ def _compressor(compression: Compression) -> _Compressor:
         return _Uncompressed()
     if compression == "zstd":
         return zstd.ZstdCompressor(level=3)
-    try:
-        from isal import isal_zlib
-    except ImportError:
-        import zlib
-
-        return zlib.compressobj(6, wbits=31)
-    return isal_zlib.compressobj(2, wbits=31)  # 31: with a gzip header, which then has neither time nor name
+    # As image builders do it; 31: with a gzip header, which then has neither time nor name.
+    return zlib.compressobj(6, wbits=31)
 
 
 class LayerWriter:

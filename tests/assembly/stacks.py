@@ -120,14 +120,15 @@ def _made(rng: random.Random, top: str, path: str, kind: str, seen: dict[str, st
 def unpacked(directory: Path, layers: Sequence[bytes]) -> dict[str, tuple[object, ...]]:
     """What `umoci unpack` makes of an image of these layers, by path: all that can be seen of each entry."""
     layout = directory / "layout"
-    _write_layout(layout, layers)
+    write_layout(layout, layers)
     command = ["umoci", "unpack", "--image", f"{layout}:x", str(directory / "bundle")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-600:]
     return _seen(directory / "bundle/rootfs")
 
 
-def _write_layout(layout: Path, layers: Sequence[bytes]) -> None:
+def write_layout(layout: Path, layers: Sequence[bytes]) -> None:
+    """Write an image of these layers, of the name "x"."""
     blobs = layout / "blobs/sha256"
     blobs.mkdir(parents=True)
 

@@ -174,7 +174,7 @@ def test_broken_packages_are_refused(deb: Path, tmp_path: Path, keep: float) -> 
 
     with pytest.raises(DemoError, match=r"broken_1_all\.deb"):
         deb_layer(broken, tmp_path / "cache", "gzip")
-    assert not list((tmp_path / "cache/layers/1/gzip").iterdir())
+    assert not list((tmp_path / "cache/layers/2/gzip").iterdir())
 
 
 async def test_missing_dpkg_is_a_plain_error(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import re
+import tarfile
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +14,9 @@ import aioruntime as ar
 from aioruntime.demo.documents import ImageConfig
 from aioruntime.demo.images import write_image
 from aioruntime.tasks import in_thread
+from tests.assembly.stacks import add_stack, entry, packed, unpacked, write_layout
+from tests.support.exported import CAPABILITY, exported
+from tests.support.proxy import UnixProxy
 from tests.support.tools import tiny_files
 
 if TYPE_CHECKING:
@@ -17,6 +24,7 @@ if TYPE_CHECKING:
 
     from aioruntime.demo.registry import LocalRegistry
     from aioruntime.runtime.engine_runtime import EngineRuntime
+    from tests.assembly.stacks import Entry
     from tests.support.engines import Engine
 
 LIST = "ls /data; cat /data/*; cat /first; ls -d /gone"
@@ -60,6 +68,94 @@ async def test_a_deep_image_runs(
     assert (await runtime.inspect(digest)).digest == digest
     pinned = ar.OciRef(image.registry, image.repository, digest=digest)
     assert await listed(runtime, pinned) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [150, 300])
+async def test_a_deep_image_is_what_its_layers_say(
+    runtime: EngineRuntime, registry: LocalRegistry, tmp_path: Path, count: int
+) -> None:
+    """THREATS I7, T15: files, modes, owners, links, capabilities are those of an independent unpacking."""
+    rng = random.Random(count)
+    layers: list[list[Entry]] = [[] for _ in range(count)]
+    for number in range(3):
+        add_stack(rng, f"stack{number}", layers)
+    capability = {f"SCHILY.xattr.{CAPABILITY}": "\x01\0\0\x02\0\x04" + "\0" * 14}
+    layers[count - 2].append(entry("stack0/capable", data=b"x", pax_headers=capability))
+    archives = [packed(taken(layer)) for layer in layers]
+    write_layout(tmp_path / "layout", archives)
+    image = await registry.push(tmp_path / "layout", "x", f"deep-tree:{count}")
+
+    await runtime.pull(image)
+    found = await exported(runtime._client, (await runtime.inspect(image)).references[0])
+
+    (tmp_path / "judge").mkdir()
+    expected = {name: comparable(seen) for name, seen in unpacked(tmp_path / "judge", archives).items()}
+    assert expected["stack0/capable"][4] != {}
+    ours = {name: seen for name, seen in found.items() if name.startswith("stack")}
+    assert {n for n in ours.keys() | expected.keys() if ours.get(n) != expected.get(n)} == set()
+
+
+def taken(layer: list[Entry]) -> list[Entry]:
+    """What every engine takes of a random layer.
+
+    Docker wants no path twice in a layer; containerd no whiteout beside a path through what it hides, nor a
+    directory that is merely implied where a lower layer has a file.
+    """
+    once = {info.name: (info, data) for info, data in layer}
+    hidden = [name for name in once if "/.wh." in name and not name.endswith(".wh..wh..opq")]
+    for name in hidden:
+        path = name.replace("/.wh.", "/")
+        if any(other == path or other.startswith(f"{path}/") for other in once):
+            del once[name]
+    whole: dict[str, Entry] = {}
+    for name, each in once.items():
+        for parent in list(reversed(PurePosixPath(name).parents))[1:]:
+            whole.setdefault(str(parent), once.get(str(parent)) or entry(str(parent), tarfile.DIRTYPE))
+        whole[name] = each
+    return list(whole.values())
+
+
+def comparable(seen: tuple[object, ...]) -> tuple[object, ...]:
+    """What the judge saw, without the attributes that engines do not export."""
+    attributes = seen[4]
+    assert isinstance(attributes, dict)
+    kept = {name: value for name, value in attributes.items() if name == CAPABILITY}
+    return (*seen[:4], kept, *seen[5:])
+
+
+async def test_the_engine_itself_can_not_have_so_many_layers(
+    runtime: EngineRuntime, registry: LocalRegistry, tmp_path: Path
+) -> None:
+    """An image that we make run is one that Docker with a graph driver fails to pull by itself."""
+    image = await deep_image(registry, tmp_path / "layout", 150)
+    if runtime._client.capabilities.image_store == "graph":
+        with pytest.raises(ar.EngineError, match="max depth exceeded"):
+            await runtime.pull(image, via="engine")
+    await runtime.pull(image)
+    assert len(await listed(runtime, image)) == 2 * 147 + 1
+
+
+async def test_what_is_shared_is_not_sent(
+    runtime: EngineRuntime, registry: LocalRegistry, engine: Engine, tmp_path: Path
+) -> None:
+    """Samtools loaded, bcftools wanted: under 1 MiB goes to the engine, counted at its socket and ours."""
+    said: list[str] = []
+
+    class Said(ar.NoopProgress):
+        def finish(self, message: str) -> None:
+            said.append(message)
+
+    # Docker 20.10 can't read zstd, and gets those layers inflated.
+    compression = "zstd" if runtime._client.capabilities.reads_zstd else "gzip"
+    await runtime.pull(f"{registry.host}/samtools:{compression}")
+    async with UnixProxy(tmp_path / "s", engine.socket) as proxy:
+        async with type(runtime)(proxy.url, store=runtime.store) as counted:
+            await counted.pull(f"{registry.host}/bcftools:{compression}", Said())
+        told = re.search(r", (\d+) bytes sent to", said[0])
+        assert told is not None
+        # Podman comes for the layers to a socket of ours.
+        assert 0 < proxy.up + (int(told[1]) if engine.kind == "podman" else 0) < 2**20
 
 
 async def test_merging_when_asked(runtime: EngineRuntime, registry: LocalRegistry) -> None:
