@@ -18,7 +18,7 @@ from aioruntime.assembly.image_archive import ImageArchive, expected_id
 from aioruntime.assembly.loopback import serve_image
 from aioruntime.assembly.plan import HeldImage, held_image, inflated_for, pulls_from_here
 from aioruntime.engine.images import inspect_image, load_image, pull_from_here, remove_image, tag_image
-from aioruntime.errors import EngineDiskFull, EngineError, ImageLoadFailed, ImageNotFound
+from aioruntime.errors import EngineDiskFull, EngineError, ImageLoadFailed, ImageNotFound, StreamTruncated
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.image import ResolvedImage
 from aioruntime.tasks import task_group, to_completion
@@ -86,13 +86,8 @@ class Sender:
             EngineError: it failed otherwise.
         """
         if pulls_from_here(self._client.capabilities):
-            try:
-                await self._offer(delivery)
+            if await self._offered(delivery):
                 return await self._prove(delivery.image)
-            except EngineDiskFull:
-                raise
-            except ImageLoadFailed as exc:
-                _log.info("%s: sent as an archive, since the engine could not pull it: %s", self._name, exc)
         elif delivery.omit:
             try:
                 await self._send(delivery)
@@ -105,8 +100,20 @@ class Sender:
         await self._send(replace(delivery, omit=frozenset()))
         return await self._prove(delivery.image)
 
+    async def _offered(self, delivery: Delivery) -> bool:
+        """Have the engine pull the image from us; False if it could not, such as one in a virtual machine."""
+        try:
+            await self._offer(delivery)
+        except EngineDiskFull:
+            raise
+        except ImageLoadFailed as exc:
+            if isinstance(exc.__cause__, StreamTruncated):
+                raise  # it broke off, or died
+            _log.info("%s: sent as an archive, since the engine could not pull it: %s", self._name, exc)
+            return False
+        return True
+
     async def _offer(self, delivery: Delivery) -> None:
-        """Serve the image, and have the engine pull from us what it lacks."""
         serving = serve_image(delivery.image, delivery.content, delivery.arrivals, self._progressed)
         async with serving as served:
             try:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 __all__ = ("ServedImage", "serve_image")
 
+import asyncio
 import secrets
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from aiohttp import web
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 
     from aioruntime.assembly.arrivals import Arrivals
     from aioruntime.assembly.content import LayerContent
-    from aioruntime.oci.image import ResolvedImage
+    from aioruntime.oci.image import LayerSpec, ResolvedImage
 
 _TAG = "image"
-# Who still reads by then has given up on the image.
-_STOP_SECONDS = 0.5
+# Who still reads when the image is withdrawn has given up on it.
+_STOP_SECONDS = 0.05
+_IDLE_SECONDS = 10.0
 
 
 class ServedImage:
@@ -47,6 +49,7 @@ class ServedImage:
         self, image: ResolvedImage, content: LayerContent, arrivals: Arrivals, sent: Callable[[int], None]
     ) -> None:
         self.reference = ""
+        self._answering: set[asyncio.Task[Any]] = set()
         self._failure: Exception | None = None
         self._failed = anyio.Event()
         self._image = image
@@ -79,6 +82,18 @@ class ServedImage:
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request for the image, its config or a layer; anything else is not there."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+        return await self._answer(request)
+
+    async def idle(self) -> None:
+        """Wait until no request is being answered."""
+        while self._answering:
+            await asyncio.wait(self._answering)
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method not in ("GET", "HEAD"):
             return web.Response(status=405)
         if request.path == "/v2/":
@@ -112,18 +127,22 @@ class ServedImage:
         await response.prepare(request)
         if request.method == "GET":
             try:
-                async with aclosing(self._content.stream(layer.digest, layer.size)) as pieces:
-                    async for piece in pieces:
-                        await response.write(piece)
-                        self._sent(len(piece))
+                await self._send(layer, response)
             except ConnectionError:
-                raise  # the engine hung up
+                pass  # the engine hung up
             except Exception as exc:
                 self._failure = exc
                 self._failed.set()
-                raise
-        await response.write_eof()
+                if request.transport is not None:
+                    request.transport.abort()
         return response
+
+    async def _send(self, layer: LayerSpec, response: web.StreamResponse) -> None:
+        async with aclosing(self._content.stream(layer.digest, layer.size)) as pieces:
+            async for piece in pieces:
+                await response.write(piece)
+                self._sent(len(piece))
+        await response.write_eof()
 
 
 @asynccontextmanager
@@ -151,4 +170,11 @@ async def serve_image(
         served.listening(f"{address}:{port}")
         yield served
     finally:
-        await to_completion(runner.cleanup())
+        await to_completion(_stop(runner, served))
+
+
+async def _stop(runner: web.ServerRunner, served: ServedImage) -> None:
+    await runner.cleanup()
+    # aiohttp has cancelled what was still being answered, but does not wait for it.
+    with anyio.move_on_after(_IDLE_SECONDS):
+        await served.idle()

@@ -13,6 +13,7 @@ from aioruntime.demo.documents import ImageConfig
 from aioruntime.demo.images import write_image
 from aioruntime.tasks import in_thread
 from tests.store.helpers import blob_path
+from tests.support.said import Said
 from tests.support.tools import remove_images, tiny_files
 
 if TYPE_CHECKING:
@@ -31,16 +32,6 @@ CONFIG = ImageConfig(env=("PATH=/bin",))
 def engine(every_engine: Engine) -> Engine:
     """Each generation of engine in turn."""
     return every_engine
-
-
-class Said(ar.NoopProgress):
-    """Keeps what is told at the end."""
-
-    def __init__(self) -> None:
-        self.last = ""
-
-    def finish(self, message: str) -> None:
-        self.last = message
 
 
 async def keep(
@@ -89,7 +80,7 @@ async def test_three_tools_in_one(runtime: EngineRuntime, registry: LocalRegistr
     first, *others = [(await runtime.resolve(tool)).layers for tool in tools]
     own = {layer.digest: layer.size for layers in others for layer in layers if layer not in first}
     assert f": composed of {len(first) + len(own)} layers, " in said.last
-    assert int(said.last.split()[-5]) < sum(own.values()) + 100_000, "what the first image has is not sent"
+    assert said.sent_bytes < sum(own.values()) + 100_000, "what the first image has is not sent"
     assert again.last.endswith(f" 0 conflicts, 0 bytes sent to {runtime.name}")
     after = (await registry.settle())[requests:]
     assert [request.path for request in after if "/blobs/" in request.path] == []

@@ -12,6 +12,7 @@ import aioruntime as ar
 from aioruntime.engine.images import pull_image
 from aioruntime.tasks import task_group
 from tests.conftest import started
+from tests.support.said import Said
 from tests.support.tools import remove_images
 
 if TYPE_CHECKING:
@@ -220,13 +221,6 @@ async def test_all_names_taken_by_others(runtime: EngineRuntime, registry: Local
     assert await runtime.pull(image, said) == digest
     assert ", 0 bytes sent" in said.last
     assert (await runtime.inspect(digest)).references == (str(image),)
-
-
-class Said(ar.NoopProgress):
-    last = ""
-
-    def finish(self, message: str) -> None:
-        self.last = message
 
 
 @pytest.fixture(params=["docker-20.10", "podman-4.3", "docker-26.1-containerd"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import tarfile
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from aioruntime.tasks import in_thread
 from tests.assembly.stacks import add_stack, entry, packed, unpacked, write_layout
 from tests.support.exported import CAPABILITY, exported
 from tests.support.proxy import UnixProxy
+from tests.support.said import Said
 from tests.support.tools import tiny_files
 
 if TYPE_CHECKING:
@@ -140,41 +140,31 @@ async def test_what_is_shared_is_not_sent(
     runtime: EngineRuntime, registry: LocalRegistry, engine: Engine, tmp_path: Path
 ) -> None:
     """Samtools loaded, bcftools wanted: under 1 MiB goes to the engine, counted at its socket and ours."""
-    said: list[str] = []
-
-    class Said(ar.NoopProgress):
-        def finish(self, message: str) -> None:
-            said.append(message)
+    said = Said()
 
     # Docker 20.10 can't read zstd, and gets those layers inflated.
     compression = "zstd" if runtime._client.capabilities.reads_zstd else "gzip"
     await runtime.pull(f"{registry.host}/samtools:{compression}")
     async with UnixProxy(tmp_path / "s", engine.socket) as proxy:
         async with type(runtime)(proxy.url, store=runtime.store) as counted:
-            await counted.pull(f"{registry.host}/bcftools:{compression}", Said())
-        told = re.search(r", (\d+) bytes sent to", said[0])
-        assert told is not None
+            await counted.pull(f"{registry.host}/bcftools:{compression}", said)
         # Podman comes for the layers to a socket of ours.
-        assert 0 < proxy.up + (int(told[1]) if engine.kind == "podman" else 0) < 2**20
+        assert 0 < proxy.up + (said.sent_bytes if engine.kind == "podman" else 0) < 2**20
 
 
 async def test_merging_when_asked(runtime: EngineRuntime, registry: LocalRegistry) -> None:
     """With `layering="merge"` the image runs as it would without; pulled again, nothing is sent."""
-    said: list[str] = []
-
-    class Said(ar.NoopProgress):
-        def finish(self, message: str) -> None:
-            said.append(message)
+    said = Said()
 
     image = ar.OciRef.parse(f"{registry.host}/samtools:zstd")
-    digest = await runtime.pull(image, Said(), layering="merge")
+    digest = await runtime.pull(image, said, layering="merge")
     outcome = await runtime.run(ar.RunSpec(image, ["samtools", "--version"], capture_output=True))
-    again = await runtime.pull(image, Said(), layering="merge")
+    again = await runtime.pull(image, said, layering="merge")
 
     assert outcome.stdout.startswith(b"samtools 1.16.1\n")
     assert again == digest == (await runtime.resolve(image)).digest
-    assert said[0].endswith("55 layers merged into 4")
-    assert ", 0 bytes sent to " in said[1]
+    assert said.messages[0].endswith("55 layers merged into 4")
+    assert said.sent_bytes == 0
 
 
 async def test_a_layering_that_is_none(runtime: EngineRuntime, registry: LocalRegistry) -> None:
