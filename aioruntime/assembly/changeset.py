@@ -131,8 +131,11 @@ class Changeset:
         # A whiteout is for lower layers; what this layer has at the path stays.
         parent.children.setdefault(hidden, Node(self.layer)).hides = True
 
-    def _directory(self, parts: Sequence[bytes]) -> Node:
-        """Return the directory at a path of this layer, following its symbolic links as unpacking would."""
+    def _directory(self, parts: Sequence[bytes], make: bool = True) -> Node:
+        """Return the directory at a path of this layer, following its symbolic links as unpacking would.
+
+        What is not there is implied; it is there from then on if *make* is set.
+        """
         todo = list(reversed(parts))
         trail = [self.root]
         followed = 0
@@ -147,7 +150,9 @@ class Changeset:
             if node is None or node.gone:
                 if name.startswith(WHITEOUT):
                     raise BadTar(f"the directory {name!r} has the name of a whiteout")
-                node = here[name] = Node.directory(None, node is not None)
+                node = Node.directory(None, node is not None)
+                if make:
+                    here[name] = node
             if node.children is not None:
                 trail.append(node)
                 continue
@@ -163,7 +168,7 @@ class Changeset:
     def _target(self, link: bytes, parent: Node, name: bytes) -> tuple[int, bytes]:
         parts = _components(link)
         if parts:
-            directory = self._directory(parts[:-1])
+            directory = self._directory(parts[:-1], make=False)
             assert directory.children is not None
             node = directory.children.get(parts[-1])
             itself = directory is parent and parts[-1] == name
