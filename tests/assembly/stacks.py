@@ -127,8 +127,8 @@ def unpacked(directory: Path, layers: Sequence[bytes]) -> dict[str, tuple[object
     return _seen(directory / "bundle/rootfs")
 
 
-def write_layout(layout: Path, layers: Sequence[bytes]) -> None:
-    """Write an image of these layers, of the name "x"."""
+def write_layout(layout: Path, layers: Sequence[bytes], name: str = "x") -> None:
+    """Write an image layout with one image of these layers, of that name."""
     blobs = layout / "blobs/sha256"
     blobs.mkdir(parents=True)
 
@@ -144,7 +144,7 @@ def write_layout(layout: Path, layers: Sequence[bytes]) -> None:
     manifest = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": config, "layers": described}
     named = {
         **put(json.dumps(manifest).encode(), _MANIFEST),
-        "annotations": {"org.opencontainers.image.ref.name": "x"},
+        "annotations": {"org.opencontainers.image.ref.name": name},
     }
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}))
     (layout / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
