@@ -30,6 +30,7 @@ from aioruntime.oci.platform import Platform, matching_platforms, with_default_v
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _LAYER_LIMIT = 10_000
+_ENTRY_LIMIT = 1_000
 _ATTESTATION = "vnd.docker.reference.type"
 
 
@@ -42,7 +43,11 @@ class DescriptorPlatform(msgspec.Struct, frozen=True):
 
 
 class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
-    """Media type, digest and size of a blob (``descriptor.md``)."""
+    """Media type, digest and size of a blob (``descriptor.md``).
+
+    Raises:
+        ValueError: *data*, a copy of the blob, is not what digest and size name.
+    """
 
     media_type: str
     digest: ImageDigest
@@ -50,6 +55,11 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
     urls: tuple[str, ...] | None = None
     annotations: dict[str, str] | None = None
     platform: DescriptorPlatform | None = None
+    data: bytes | None = None
+
+    def __post_init__(self) -> None:
+        if self.data is not None and not (len(self.data) == self.size and self.digest.matches(self.data)):
+            raise ValueError("Expected `data` to be the blob that digest and size name")
 
 
 class Manifest(msgspec.Struct, frozen=True, rename="camel"):
@@ -161,6 +171,10 @@ def decode_document(raw: bytes, media_type: str | None, source: str) -> Manifest
         raise InvalidManifest(f"{source}: has both manifests and layers, which is ambiguous")
     kind = shape.media_type or media_type or ""
     if shape.manifests is not None and (kind in media_types.INDEXES or not kind):
+        if len(shape.manifests) > _ENTRY_LIMIT:
+            raise InvalidManifest(
+                f"{source}: an index of {len(shape.manifests)} images; at most {_ENTRY_LIMIT} are accepted"
+            )
         return _decode(raw, Index, source)
     if shape.layers is not None and (kind in media_types.MANIFESTS or not kind):
         manifest = _decode(raw, Manifest, source)
@@ -213,7 +227,7 @@ def choose_manifest(index: Index, wanted: Platform, source: str) -> Descriptor:
                 return descriptor
     if len(images) == 1 and images[0].platform is None:
         return images[0]
-    listed = ", ".join(sorted({str(platform) for platform, _ in offered})) or "none"
+    listed = one_line(", ".join(sorted({str(platform) for platform, _ in offered}))) or "none"
     raise InvalidManifest(f"{source}: has no image for {wanted}; it offers: {listed}")
 
 
