@@ -11,13 +11,14 @@ import anyio
 import msgspec
 
 from aioruntime.assembly.inflate import measure
+from aioruntime.errors import DigestMismatch
 from aioruntime.tasks import in_thread, task_group
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from aioruntime.assembly.arrivals import Arrivals
-    from aioruntime.oci.image import LayerSpec
+    from aioruntime.oci.image import LayerSpec, ResolvedImage
     from aioruntime.store.store import ImageStore
 
 _NOTE = "diff-ids"
@@ -35,6 +36,30 @@ class DiffIds:
 
     def __init__(self, store: ImageStore) -> None:
         self._store = store
+
+    async def check(self, image: ResolvedImage, positions: Sequence[int], arrivals: Arrivals) -> None:
+        """Make sure that layers of *image* hold what its config claims.
+
+        Args:
+            image: whose config is not believed.
+            positions: of the layers to look at.
+            arrivals: tells when each layer is in the store.
+
+        Raises:
+            DigestMismatch: one holds something else, or its blob is damaged.
+            InvalidManifest: one can't be inflated.
+        """
+        found = await self.prove([image.layers[position] for position in positions], arrivals)
+        for position in positions:
+            layer, claimed = image.layers[position].digest, image.config.rootfs.diff_ids[position]
+            if found[layer] != claimed:
+                raise DigestMismatch(
+                    f"{image.reference}: layer {position} ({layer}) holds {found[layer]}, but the config "
+                    f"names {claimed}; the image is broken at its source",
+                    expected=claimed,
+                    actual=found[layer],
+                    position=position,
+                )
 
     async def prove(self, layers: Iterable[LayerSpec], arrivals: Arrivals) -> dict[str, str]:
         """Tell each layer's diff ID, by the digest of its blob; unknown ones are inflated as they arrive.

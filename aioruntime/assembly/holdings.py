@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("foreign_donors",)
+__all__ = ("foreign_donors", "known_chains")
 
 import logging
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from aioruntime.assembly.diff_ids import DiffIds
 from aioruntime.assembly.plan import HeldImage, held_image
 from aioruntime.engine.image_list import list_images
 from aioruntime.engine.images import inspect_image
-from aioruntime.errors import DigestMismatch, EngineError
+from aioruntime.errors import EngineError
 from aioruntime.oci.reference import OciRef
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ async def foreign_donors(
         named = {item.id: item.digests for item in listed[:_INSPECTED] if item.id not in ours}
         return await _by_manifest(named, image, store)
     present = [item.id for item in listed]
-    chains = await _chains(client, memory, [image_id for image_id in present if image_id not in ours])
+    chains = await known_chains(client, memory, [image_id for image_id in present if image_id not in ours])
     chains |= {image_id: held.diff_ids for image_id, held in ours.items() if image_id in present}
     return await _by_chain(chains, ours, image, arrivals, store)
 
@@ -89,7 +89,7 @@ async def _by_manifest(
     return donors
 
 
-async def _chains(
+async def known_chains(
     client: EngineClient, memory: EngineMemory, present: Sequence[ImageDigest]
 ) -> dict[ImageDigest, tuple[ImageDigest, ...]]:
     """Return the diff IDs of the images *present*, as far as they are known; look at some that are not."""
@@ -131,17 +131,7 @@ async def _by_chain(
     if best is None or length <= known:
         return []
     unproven = [position for position in range(length) if pairs[position] not in proven]
-    found = await DiffIds(store).prove([image.layers[position] for position in unproven], arrivals)
-    for position in unproven:
-        layer, diff_id = pairs[position]
-        if found[layer] != diff_id:
-            raise DigestMismatch(
-                f"{image.reference}: layer {position} ({layer}) holds {found[layer]}, but the config names "
-                f"{diff_id}; the image is broken at its source",
-                expected=diff_id,
-                actual=found[layer],
-                position=position,
-            )
+    await DiffIds(store).check(image, unproven, arrivals)
     return [HeldImage(best, (), tuple(layers[:length]), diff_ids[:length])]
 
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from aioruntime.assembly.arrivals import Arrivals
+from aioruntime.assembly.claims import check_claims
 from aioruntime.assembly.delivery import Delivery, Sender
+from aioruntime.assembly.diff_ids import DiffIds
 from aioruntime.assembly.holdings import foreign_donors
 from aioruntime.assembly.image_archive import expected_id
 from aioruntime.assembly.merge import merged_image
@@ -151,8 +153,10 @@ class _Assembly:
         """Give the image its name if the engine holds it already, as it is or with layers merged."""
         wanted = held_image(self._image, expected_id(self._image, self._capabilities))
         remembered = await self._memory.find(self._image.manifest_digest, self._image.platform)
-        if remembered is None or remembered.layers != wanted.layers:
-            # Another manifest may have brought it: that the blobs of this one hold the same was never proven.
+        merged = remembered is not None and remembered.diff_ids != wanted.diff_ids
+        taken = remembered is not None and remembered.layers == wanted.layers
+        if not taken:
+            # Another manifest may have brought it, and the engine has the blobs of that one.
             wanted = msgspec.structs.replace(wanted, layers=())
         candidates = {image.image_id: image for image in (remembered, wanted) if image is not None}
         for candidate in candidates.values():
@@ -162,6 +166,9 @@ class _Assembly:
                 continue
             if seen.id == candidate.image_id and seen.diff_ids == candidate.diff_ids:
                 await arrivals.all_of(self._image.layers)  # until then, it may not be the repository's
+                if not taken and not (merged and candidate is remembered):
+                    # Who knows a config only would get what it stands for: the blobs have to hold the same.
+                    await DiffIds(self._store).check(self._image, range(len(self._image.layers)), arrivals)
                 if self._name not in {OciRef.parse(name).canonical for name in seen.references}:
                     await tag_image(self._client, seen.id, self._name)
                 return await self._loaded(candidate)
@@ -177,6 +184,8 @@ class _Assembly:
 
     async def _load(self, layering: Layering, arrivals: Arrivals) -> LoadReport:
         wanted = held_image(self._image, expected_id(self._image, self._capabilities))
+        if self._capabilities.sparse == "any":
+            await check_claims(self._image, self._client, self._memory, arrivals, self._store)
         # An engine that pulls tells by itself what it lacks.
         told = pulls_from_here(self._capabilities) and layering == "keep"
         confirmed = [] if told else await self._confirmed(wanted, arrivals)
