@@ -66,7 +66,7 @@ FORBIDDEN_ARGUMENTS = {"shell", "allow_redirects", "trust_env", "auto_decompress
 
 
 def test_dangerous_calls_are_absent() -> None:
-    """Nobody unpacks archives onto the host, follows redirects blindly, trusts netrc or runs a shell line."""
+    """THREATS I4, I5: nobody unpacks archives, follows redirects blindly or runs a shell line."""
     broken: list[str] = []
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

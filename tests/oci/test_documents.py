@@ -89,14 +89,14 @@ def test_index(served: str | None) -> None:
     ],
 )
 def test_refused(document: object, served: str | None, why: str) -> None:
-    """What is broken, ambiguous or can't be run is refused, and the message says which."""
+    """THREATS R10: what is broken, ambiguous or can't be run is refused, and the message says which."""
     with pytest.raises(InvalidManifest, match=why):
         decode(document, served)
 
 
 @pytest.mark.parametrize("size", [-1, 2**63, 2**64, 1.5, "12", True, None, 10**400])
 def test_sizes(size: object) -> None:
-    """A size is a whole number that fits into 63 bits."""
+    """THREATS R12: a size is a whole number that fits into 63 bits."""
     with pytest.raises(InvalidManifest, match=r"layers\[0\]\.size|at byte"):
         decode({**MANIFEST, "layers": [{**LAYER, "size": size}]})
 
@@ -109,7 +109,7 @@ def test_missing_size() -> None:
 
 @pytest.mark.parametrize("digest", ["sha256:../../x", PIN.upper(), PIN[:-1], PIN + "\0", "md5:00", 3, None])
 def test_digests(digest: object) -> None:
-    """A digest that could name another path or can't be verified is refused at the border."""
+    """THREATS R11: a digest that could name another path or can't be verified is refused at the border."""
     with pytest.raises(InvalidManifest, match=r"layers\[0\]\.digest") as caught:
         decode({**MANIFEST, "layers": [{**LAYER, "digest": digest}]})
 
@@ -182,7 +182,7 @@ def test_config() -> None:
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_diff_ids(count: int) -> None:
-    """A config with more or fewer diff IDs than there are layers is refused."""
+    """THREATS I2: a config with more or fewer diff IDs than there are layers is refused."""
     fields = {**IMAGE_CONFIG, "rootfs": {"type": "layers", "diff_ids": [PIN] * count}}
 
     with pytest.raises(InvalidManifest, match=f"names {count} diff IDs but the manifest has 1"):

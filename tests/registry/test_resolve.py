@@ -164,7 +164,7 @@ async def test_other_platform_than_asked(server: ScriptedServer) -> None:
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 100])
 async def test_nested(server: ScriptedServer, depth: int) -> None:
-    """Indexes may be nested three deep."""
+    """THREATS I11: indexes may be nested three deep."""
     document, media_type = MANIFEST, OCI
     for _ in range(depth):
         serve_by_digest(server, document, media_type)
@@ -184,7 +184,7 @@ async def test_nested(server: ScriptedServer, depth: int) -> None:
 
 
 async def test_other_document_for_a_pin(server: ScriptedServer) -> None:
-    """A document that is not the pinned one is refused, whatever the registry says that it is."""
+    """THREATS R9: a document that is not the pinned one is refused, whatever the registry says it is."""
     pin = digest_of(b"another")
     headers = {"Content-Type": OCI, "Docker-Content-Digest": pin}
     server.on("GET", f"/v2/org/tool/manifests/{pin}", Reply(headers=headers, body=MANIFEST))
@@ -279,7 +279,7 @@ async def test_huge_declared_config(server: ScriptedServer) -> None:
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 async def test_oversized_manifest(server: ScriptedServer, framing: str) -> None:
-    """A manifest without end is given up after 4 MiB."""
+    """THREATS R13: a manifest without end is given up after 4 MiB."""
     body = MANIFEST + b" " * (8 << 20)
     reply = Reply(
         headers={"Content-Type": OCI}, body=body, framing="chunked" if framing == "chunked" else "length"
