@@ -14,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,26 +25,42 @@ from aioruntime.demo.documents import ImageConfig
 from aioruntime.demo.images import write_image
 from aioruntime.demo.registry import LocalRegistry
 from aioruntime.tasks import in_thread
-from benchmarks.meters import loop_stall, resident_memory
+from benchmarks.meters import Stall, loop_stall, resident_memory
 from tests.support import engines
 from tests.support.tools import remove_images, tiny_files
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from aioruntime.assembly.plan import Layering
 
 STALL_LIMIT = 0.050
 GROWTH_LIMIT = 64 * 2**20
 LAYERS = 3
 _BLOCKS = 64
+_IDLE = """
+import asyncio, sys
+from benchmarks.meters import loop_stall
+async def main():
+    async with loop_stall() as stall:
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+    print(stall.longest)
+asyncio.run(main())
+"""
 _LAYERINGS: tuple[Layering, ...] = ("keep", "merge")
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one pull took: seconds, seconds of the longest stall, bytes of growth."""
+    """What one pull took: seconds, seconds of the longest stall, bytes of growth.
+
+    `idle` is the longest stall of a process beside ours that did nothing: what the machine itself does.
+    """
 
     seconds: float
     stall: float
+    idle: float
     growth: int
 
     @property
@@ -86,11 +103,27 @@ def _large_layer(path: Path, number: int, size: int, compression: Compression) -
         return writer.finish(path)
 
 
+@asynccontextmanager
+async def idle_process() -> AsyncIterator[Stall]:
+    """Watch the loop of another process, which does nothing else, for the time of the context."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _IDLE), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    await process.stdout.readline()
+    stall = Stall()
+    try:
+        yield stall
+    finally:
+        told, _ = await process.communicate(b"")
+        stall.longest = float(told)
+
+
 async def measure(url: str, reference: str, store: Path, layering: Layering) -> Figures:
     """Pull into an engine that lacks the image, with an empty store; see that it runs; remove it all."""
     async with ar.connect(url, store=store) as runtime:
         with resident_memory() as memory:
-            async with loop_stall() as stall:
+            async with idle_process() as idle, loop_stall() as stall:
                 started = time.perf_counter()
                 await runtime.pull(reference, layering=layering)
                 seconds = time.perf_counter() - started
@@ -99,7 +132,7 @@ async def measure(url: str, reference: str, store: Path, layering: Layering) -> 
         assert len(listed) == LAYERS
         await remove_images(runtime)
     await in_thread(shutil.rmtree, store)
-    return Figures(seconds, stall.longest, memory.growth)
+    return Figures(seconds, stall.longest, idle.longest, memory.growth)
 
 
 async def run(flavors: list[str], compression: Compression, size: int) -> bool:
@@ -125,7 +158,8 @@ def report(flavor: str, layering: Layering, found: Figures) -> None:
     print(
         f"{flavor:23} {layering:5} {found.seconds:6.1f} s, memory grew by {found.growth / 2**20:5.1f} MiB "
         f"(limit {GROWTH_LIMIT / 2**20:.0f}), longest stall {found.stall * 1000:5.1f} ms "
-        f"(limit {STALL_LIMIT * 1000:.0f}){'' if found.fine else '  <-- beyond the limit'}",
+        f"(limit {STALL_LIMIT * 1000:.0f}; an idle process {found.idle * 1000:.1f})"
+        f"{'' if found.fine else '  <-- beyond the limit'}",
         flush=True,
     )
 
