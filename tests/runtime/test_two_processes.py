@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from aioruntime.demo.registry import LocalRegistry
+    from aioruntime.runtime.engine_runtime import EngineRuntime
     from tests.support.engines import Engine
 
 ROUNDS = 2
@@ -58,22 +59,24 @@ async def puller(*arguments: object) -> AsyncIterator[Puller]:
         await process.communicate()
 
 
+@pytest.fixture
+def engine(every_engine: Engine) -> Engine:
+    """The engine that the test asks for."""
+    return every_engine
+
+
 @pytest.mark.parametrize("stores", ["the same store", "a store each"])
 @pytest.mark.parametrize(
     "every_engine", ["docker-20.10", "podman-4.3", "docker-26.1-containerd"], indirect=True
 )
 async def test_two_at_once(
-    every_engine: Engine, registry: LocalRegistry, tmp_path: Path, stores: str
+    runtime: EngineRuntime, engine: Engine, registry: LocalRegistry, tmp_path: Path, stores: str
 ) -> None:
     """Two processes that pull one image into one engine at once both succeed, and it is there once."""
     image = await push_mid_size(registry, tmp_path / "layout")
-    url, first = every_engine.url, tmp_path / "store"
+    first = runtime.store.path
     second = first if stores == "the same store" else tmp_path / "other"
-    async with (
-        puller(url, first, image) as one,
-        puller(url, second, image) as two,
-        ar.connect(url, store=first) as runtime,
-    ):
+    async with puller(engine.url, first, image) as one, puller(engine.url, second, image) as two:
         digest = (await runtime.resolve(image)).digest
         for _ in range(ROUNDS):
             answers = await asyncio.gather(one.pull(), two.pull())
