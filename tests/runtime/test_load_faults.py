@@ -174,6 +174,7 @@ async def test_success_that_is_none(registry: LocalRegistry, store: ar.ImageStor
     async with ScriptedServer() as server:
         server.on("GET", "/version", version)
         server.on("GET", "/v1.41/info", info)
+        server.on("GET", "/v1.41/images/json", Reply(body=b"[]"))
         server.on("POST", "/v1.41/images/load", Reply(body=b'{"stream":"Loaded image: x"}'))
         server.on("GET", re.compile(r"/v1\.41/images/.*/json"), absent)
         async with ar.connect(server.url.replace("http", "tcp", 1), store=store) as runtime:
