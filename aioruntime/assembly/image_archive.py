@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from aioruntime.assembly.archive import Entry, archive_size, blob_name, document_entries, stream_archive
-from aioruntime.assembly.content import stream_unpacked
+from aioruntime.assembly.content import stream_inflated
 from aioruntime.assembly.inflate import compression_of
 from aioruntime.assembly.unpack import unpack_layer
 from aioruntime.tasks import in_thread, task_group
@@ -156,7 +156,7 @@ class ImageArchive:
 
 
 async def _until_taken(unpacked: UnpackedLayer, taken: anyio.Event) -> AsyncGenerator[bytes]:
-    async with aclosing(stream_unpacked(unpacked)) as pieces:
+    async with aclosing(stream_inflated(unpacked)) as pieces:
         async for piece in pieces:
             yield piece
     taken.set()

@@ -1,4 +1,4 @@
-"""Merge layers of an image, each group of neighbours into one, by way of scratch files (L3)."""
+"""Merge layers of an image, each group of neighbours into one, from scratch files (L3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from aioruntime.assembly.changeset import Changeset
-from aioruntime.assembly.content import WithUnpacked
+from aioruntime.assembly.content import WithInflated
 from aioruntime.assembly.derive import merge_documents
 from aioruntime.assembly.inflate import CHUNK, Inflated
 from aioruntime.assembly.merge_plan import plan_merge
@@ -21,7 +21,7 @@ from aioruntime.assembly.tar import END, BadTar, TarReader, renamed
 from aioruntime.assembly.unpack import UnpackedLayer, unpack_layer
 from aioruntime.errors import InvalidManifest
 from aioruntime.oci.digest import ImageDigest
-from aioruntime.tasks import in_thread, task_group
+from aioruntime.tasks import in_thread, task_group, to_completion
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
@@ -43,8 +43,8 @@ async def merged_image(
 ) -> AsyncIterator[tuple[ResolvedImage, LayerContent]]:
     """Make the image in which each of *groups* is one layer, for as long as the context lasts.
 
-    The same image and groups give the same digests. On the store's disk it takes up to twice what the
-    merged layers have inflated, for that time.
+    The same image and groups give the same digests. For that time it takes what the merged layers have
+    inflated on the store's disk.
 
     Args:
         image: what is to be run.
@@ -60,15 +60,19 @@ async def merged_image(
         DigestMismatch: a blob in the store was altered, or the image is broken at its source.
         StoreFull: the disk is full.
     """
-    with ExitStack() as files:
+    files = ExitStack()
+    try:
         merging = _Merging(image, store, files)
         async with task_group() as tasks:
             for group in groups:
                 tasks.start_soon(merging.merge, group, arrivals)
             await arrivals.all_of(image.layers)
         merged = [merging.merged[group] for group in groups]
-        content = WithUnpacked({layer.content.diff_id: layer for layer in merged}, store)
+        content = WithInflated({layer.content.diff_id: layer for layer in merged}, store)
         yield merge_documents(image, groups, [layer.content for layer in merged]), content
+    finally:
+        # To let go of large files takes the system a while.
+        await to_completion(in_thread(files.close))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ class _Merging:
     """The groups of one image on their way into scratch files."""
 
     def __init__(self, image: ResolvedImage, store: ImageStore, files: ExitStack) -> None:
-        self.merged: dict[range, UnpackedLayer] = {}
+        self.merged: dict[range, _MergedLayer] = {}
         self._image = image
         self._store = store
         self._files = files
@@ -109,7 +113,9 @@ class _Merging:
     def _unpack(self, group: range, layer: LayerSpec) -> dict[int, _Part]:
         """Unpack a layer, and see what it changes at each position of the group where it is."""
         # No more threads are here than there may be spools, each at work on one of its own.
-        spool = self._spools.pop() if self._spools else self._scratch()
+        if not self._spools:
+            self._spools.append(self._files.enter_context(self._store.open_scratch()))
+        spool = self._spools.pop()
         try:
             unpacked = unpack_layer(self._image, layer, self._store, spool)
         finally:
@@ -129,18 +135,12 @@ class _Merging:
             ) from exc
         return changeset
 
-    def _scratch(self) -> Scratch:
-        return self._files.enter_context(self._store.open_scratch())
-
-    def _write(self, group: range, parts: Sequence[_Part]) -> UnpackedLayer:
+    def _write(self, group: range, parts: Sequence[_Part]) -> _MergedLayer:
         plan = plan_merge([part.changeset for part in parts], on_base=group.start > 0)
-        archive = _Archive(self._scratch())
-        for header in plan.first:
-            archive.add(header)
+        segments: list[_Segment] = [_Segment(data=header) for header in plan.first]
         for part, keep, rewrites in zip(parts, plan.keep, plan.rewrites, strict=True):
-            for piece in _kept(part, keep, rewrites):
-                archive.add(piece)
-        return archive.finish()
+            segments += _kept(part, keep, rewrites)
+        return _MergedLayer([*segments, _Segment(data=END)])
 
 
 class _Reading:
@@ -161,18 +161,54 @@ class _Reading:
         return skipped
 
 
-def _kept(part: _Part, keep: bytearray, rewrites: Mapping[int, Rewrite]) -> Iterator[bytes]:
-    """Give what is kept of a layer's archive, neighbours in one piece."""
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """Bytes of a merged layer: these, or a part of an unpacked one."""
+
+    data: bytes = b""
+    unpacked: UnpackedLayer | None = None
+    start: int = 0
+    stop: int = 0
+
+    def pieces(self) -> Iterator[bytes]:
+        if self.unpacked is None:
+            yield self.data
+        else:
+            yield from self.unpacked.pieces(self.start, self.stop)
+
+
+class _MergedLayer:
+    """The layer that stands for several: what is to be taken from where. Making one reads all of it."""
+
+    def __init__(self, segments: Sequence[_Segment]) -> None:
+        self._segments = segments
+        hasher, size = hashlib.sha256(), 0
+        for piece in self.pieces():
+            hasher.update(piece)
+            size += len(piece)
+        self.content = Inflated(ImageDigest(f"sha256:{hasher.hexdigest()}"), size)
+
+    def pieces(self) -> Iterator[bytes]:
+        """Give its archive in pieces of about 1 MiB."""
+        gathered = bytearray()
+        for segment in self._segments:
+            for piece in segment.pieces():
+                gathered += piece
+                if len(gathered) >= CHUNK:
+                    yield bytes(gathered)
+                    gathered.clear()
+        yield bytes(gathered)
+
+
+def _kept(part: _Part, keep: bytearray, rewrites: Mapping[int, Rewrite]) -> Iterator[_Segment]:
+    """Tell what is kept of a layer's archive, neighbours in one segment."""
     for start, stop, rewrite in _runs(part.changeset, keep, rewrites):
         place = start
         if rewrite is not None:
             header = next(iter(TarReader(_Reading(part.unpacked, start))))
-            yield renamed(header, rewrite.name, rewrite.link)
+            yield _Segment(data=renamed(header, rewrite.name, rewrite.link))
             place += len(header.blocks)
-        while place < stop:
-            piece = part.unpacked.read(place, min(CHUNK, stop - place))
-            place += len(piece)
-            yield piece
+        yield _Segment(unpacked=part.unpacked, start=place, stop=stop)
 
 
 def _runs(
@@ -193,28 +229,3 @@ def _runs(
         end = start + length
     if begin < end:
         yield begin, end, None
-
-
-class _Archive:
-    """An archive being written, in large pieces, and hashed."""
-
-    def __init__(self, scratch: Scratch) -> None:
-        self._scratch = scratch
-        self._hasher = hashlib.sha256()
-        self._gathered = bytearray()
-
-    def add(self, piece: bytes) -> None:
-        self._gathered += piece
-        if len(self._gathered) >= CHUNK:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._hasher.update(self._gathered)
-        self._scratch.write(self._gathered)
-        self._gathered.clear()
-
-    def finish(self) -> UnpackedLayer:
-        self.add(END)
-        self._flush()
-        digest = ImageDigest(f"sha256:{self._hasher.hexdigest()}")
-        return UnpackedLayer(Inflated(digest, self._scratch.size), self._scratch, 0)

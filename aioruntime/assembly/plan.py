@@ -210,7 +210,7 @@ def inflated_for(engine: EngineCapabilities, size: int) -> frozenset[Compression
 def pulls_from_here(engine: EngineCapabilities) -> bool:
     """Tell whether *engine* is best served by letting it pull from this process.
 
-    Podman unpacks what it pulls while it still fetches, but an archive only when it has all of it; and it
-    pulls over plain HTTP if the request says so.
+    Where it takes any layer that it lacks alone, it unpacks what it pulls while it still fetches, but an
+    archive only when it has all of it.
     """
-    return engine.kind == "podman" and engine.local
+    return engine.local and engine.sparse == "any"

@@ -12,6 +12,8 @@ from aioruntime.errors import DigestMismatch
 from aioruntime.store.scratch import Scratch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from aioruntime.oci.digest import ImageDigest
     from aioruntime.oci.image import LayerSpec, ResolvedImage
     from aioruntime.store.store import ImageStore
@@ -34,6 +36,13 @@ class UnpackedLayer:
     def read(self, offset: int, count: int) -> bytes:
         """Return up to *count* bytes from *offset* on, none at the end."""
         return self.scratch.read(self.offset + offset, max(0, min(count, self.content.size - offset)))
+
+    def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """Give what is from *start* up to *stop*, or the end, in pieces of 1 MiB."""
+        stop = self.content.size if stop is None else stop
+        while piece := self.read(start, min(CHUNK, stop - start)):
+            start += len(piece)
+            yield piece
 
 
 def unpack_layer(

@@ -223,10 +223,10 @@ async def pull_image(
 
 
 async def pull_from_here(client: EngineClient, reference: str) -> None:
-    """Have Podman pull an image from a registry on its own machine, over plain HTTP.
+    """Have an engine pull an image from a registry on its own machine, over plain HTTP.
 
     Args:
-        client: the engine, a Podman.
+        client: the engine.
         reference: the image, with registry and tag.
 
     Raises:
@@ -234,11 +234,13 @@ async def pull_from_here(client: EngineClient, reference: str) -> None:
         ImageLoadFailed: it could not otherwise; the message has its words.
         EngineUnavailable: the engine can't be reached.
     """
-    # Whoever serves the image knows better than Podman whether it is worth another try.
-    params = {"reference": reference, "tlsVerify": "false", "quiet": "true", "retry": "0"}
-    call = client.stream("POST", libpod_path("/images/pull"), params=params, versioned=False)
+    path, params = "/images/create", {"fromImage": reference}
+    if libpod := client.capabilities.kind == "podman":
+        # Whoever serves the image knows better than Podman whether it is worth another try.
+        params = {"reference": reference, "tlsVerify": "false", "quiet": "true", "retry": "0"}
+        path = libpod_path("/images/pull")
     try:
-        async with call as response:
+        async with client.stream("POST", path, params=params, versioned=not libpod) as response:
             async for _ in _messages(response):
                 pass
     except EngineUnavailable:
