@@ -114,7 +114,7 @@ class LoadPlan:
 
     Attributes:
         omit: layer blobs that are left out, since the engine holds them.
-        merge_from: position of the first layer that is merged into one with all above it; None for none.
+        merge_from: position of the first layer that is merged with those above it; None for none.
     """
 
     omit: frozenset[ImageDigest] = frozenset()

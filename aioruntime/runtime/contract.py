@@ -82,8 +82,8 @@ class ContainerRuntime(Protocol):
             via: ``layers`` to fetch the layers ourselves, and send each to the engine as it arrives;
                 ``engine`` to ask the daemon to pull.
             layering: ``keep`` to give the engine the image's own layers, the last ones merged only if there
-                are more than it can have; ``merge`` to merge all that the engine does not share with
-                another image, and at most all but the first, which some engines take in faster.
+                are more than it can have; ``merge`` to merge into at most four what the engine does not
+                share with another image, and at most all but the first, which some engines take in faster.
 
         Returns:
             The registry's digest of the image: the one to pin.
