@@ -137,6 +137,8 @@ class _Fetch:
         self._connections = connections
         self._arrivals = arrivals
         self._served = served
+        # Questions are many and short; downloads shall not stand in line behind them.
+        self._proofs = anyio.Semaphore(max(1, int(connections.total_tokens) // 2))
         self._total = 0
         self._current = 0
 
@@ -159,7 +161,7 @@ class _Fetch:
 
     async def _prove(self, layer: LayerSpec) -> None:
         if not self._served.covers(layer):
-            async with self._connections:
+            async with self._proofs, self._connections:
                 await self._served.prove(layer)
         self._arrivals.arrived(layer.digest)
 
