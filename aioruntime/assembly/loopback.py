@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 _TAG = "image"
 # Who still reads when the image is withdrawn has given up on it.
-_STOP_SECONDS = 0.05
-_IDLE_SECONDS = 10.0
+_GRACE_SECONDS = 0.05
+_STOP_SECONDS = 10.0
 
 
 class ServedImage:
@@ -88,9 +88,11 @@ class ServedImage:
         task.add_done_callback(self._answering.discard)
         return await self._answer(request)
 
-    async def idle(self) -> None:
-        """Wait until no request is being answered."""
+    async def stop(self) -> None:
+        """Give up what is still being answered, such as to an engine that hung up, and wait for that."""
         while self._answering:
+            for task in self._answering:
+                task.cancel()
             await asyncio.wait(self._answering)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -161,7 +163,7 @@ async def serve_image(
         OSError: no port can be listened on.
     """
     served = ServedImage(image, content, arrivals, sent)
-    runner = web.ServerRunner(web.Server(served.answer, access_log=None), shutdown_timeout=_STOP_SECONDS)
+    runner = web.ServerRunner(web.Server(served.answer, access_log=None), shutdown_timeout=_GRACE_SECONDS)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -175,6 +177,6 @@ async def serve_image(
 
 async def _stop(runner: web.ServerRunner, served: ServedImage) -> None:
     await runner.cleanup()
-    # aiohttp has cancelled what was still being answered, but does not wait for it.
-    with anyio.move_on_after(_IDLE_SECONDS):
-        await served.idle()
+    # aiohttp forgets whoever hung up, and does not wait for those that it cancels.
+    with anyio.move_on_after(_STOP_SECONDS):
+        await served.stop()
