@@ -15,7 +15,7 @@ from aioruntime.assembly.archive import Entry
 from aioruntime.assembly.arrivals import Arrivals
 from aioruntime.assembly.content import LayerContent
 from aioruntime.assembly.image_archive import ImageArchive, expected_id
-from aioruntime.assembly.loopback import serve_image
+from aioruntime.assembly.loopback import is_served, serve_image, served_port
 from aioruntime.assembly.plan import HeldImage, held_image, inflated_for, pulls_from_here
 from aioruntime.engine.images import inspect_image, load_image, pull_from_here, remove_image, tag_image
 from aioruntime.errors import EngineDiskFull, EngineError, ImageLoadFailed, ImageNotFound, StreamTruncated
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from aioruntime.engine.client import EngineClient
+    from aioruntime.engine.images import EngineImage
     from aioruntime.progress import ProgressReporter
     from aioruntime.store.store import ImageStore
 
@@ -44,12 +45,14 @@ class Delivery:
         content: has its layers, or will.
         arrivals: tells when a layer is there.
         omit: layers that the engine holds.
+        inflated: layers that are not compressed, as is known.
     """
 
     image: ResolvedImage
     content: LayerContent
     arrivals: Arrivals
     omit: frozenset[ImageDigest]
+    inflated: frozenset[ImageDigest] = frozenset()
 
 
 class Sender:
@@ -134,7 +137,13 @@ class Sender:
         size = sum(size for digest, size in sizes.items() if digest not in delivery.omit)
         inflate = inflated_for(self._client.capabilities, size)
         archive = ImageArchive(
-            delivery.image, self._name, delivery.content, self._store, omit=delivery.omit, inflate=inflate
+            delivery.image,
+            self._name,
+            delivery.content,
+            self._store,
+            omit=delivery.omit,
+            inflated=delivery.inflated,
+            inflate=inflate,
         )
         self._total = archive.size
         out, layers = anyio.create_memory_object_stream[Entry]()
@@ -171,4 +180,16 @@ class Sender:
                 f"{image.reference}: {kind} has image {seen.id} under the name {self._name}, not {wanted}; "
                 "another client may have loaded it at the same moment"
             )
+        await self._drop_stale_names(seen)
         return held_image(image, seen.id)
+
+    async def _drop_stale_names(self, seen: EngineImage) -> None:
+        """Remove names that nobody serves any more.
+
+        Podman, asked to change an image's names twice at once, can bring one back that was removed; and a
+        program can be killed before it removes its own.
+        """
+        for name in seen.references:
+            port = served_port(name)
+            if port is not None and not await is_served(port):
+                await to_completion(self._drop_name(name))

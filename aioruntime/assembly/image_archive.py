@@ -53,6 +53,7 @@ class ImageArchive:
         content: has the layers, or will.
         store: has those that are compressed.
         omit: layers that are left out.
+        inflated: layers that are not compressed, as is known.
         inflate: the compressions that are undone for the engine.
     """
 
@@ -64,6 +65,7 @@ class ImageArchive:
         store: ImageStore,
         *,
         omit: frozenset[ImageDigest],
+        inflated: frozenset[ImageDigest],
         inflate: frozenset[Compression],
     ) -> None:
         self._image = image
@@ -71,7 +73,7 @@ class ImageArchive:
         self._content = content
         self._store = store
         self._inflate = inflate
-        self._diff_ids = frozenset(image.config.rootfs.diff_ids)
+        self._inflated = inflated
         self._layers = [layer for layer in dict.fromkeys(image.layers) if layer.digest not in omit]
 
     @property
@@ -82,8 +84,7 @@ class ImageArchive:
         return archive_size([*self._documents(), *map(self._entry, self._layers)])
 
     def _is_ready(self, layer: LayerSpec) -> bool:
-        # What is not compressed has its diff ID as digest.
-        return not self._inflate or layer.digest in self._diff_ids
+        return not self._inflate or layer.digest in self._inflated
 
     def _documents(self) -> list[Entry]:
         names = [blob_name(layer.digest) for layer in self._image.layers]
@@ -130,11 +131,11 @@ class ImageArchive:
                     await out.send(self._entry(layer))
                 else:
                     await slots.acquire()
-                    tasks.start_soon(self._inflated, layer, out, slots)
+                    tasks.start_soon(self._send_inflated, layer, out, slots)
             # What is left out counts too: only a layer in the store is one that the repository serves.
             await arrivals.all_of(self._image.layers)
 
-    async def _inflated(
+    async def _send_inflated(
         self, layer: LayerSpec, out: MemoryObjectSendStream[Entry], slots: anyio.Semaphore
     ) -> None:
         try:

@@ -198,7 +198,9 @@ class _Assembly:
         async with merged_image(self._image, groups, self._store, arrivals) as (image, content):
             for group in groups:
                 _log.info("%s: layers %d to %d merged into one", self._name, group.start, group.stop - 1)
-            held = await self._sender.deliver(Delivery(image, content, Arrivals.of(image.layers), plan.omit))
+            merged = frozenset(layer.digest for layer in image.layers[plan.merge_from :])
+            there = Arrivals.of(image.layers)
+            held = await self._sender.deliver(Delivery(image, content, there, plan.omit, merged))
         # The engine has other layers where some were merged, but it is the original that users ask for.
         original = msgspec.structs.replace(held, digests=wanted.digests, config=wanted.config)
         return await self._loaded(original, groups)

@@ -6,9 +6,10 @@ specification ("Pulling manifests", "Pulling blobs") this is as much as it takes
 
 from __future__ import annotations
 
-__all__ = ("ServedImage", "serve_image")
+__all__ = ("ServedImage", "is_served", "serve_image", "served_port")
 
 import asyncio
+import re
 import secrets
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from aioruntime.assembly.content import LayerContent
     from aioruntime.oci.image import LayerSpec, ResolvedImage
 
+_HOST = "127.0.0.1"
 _TAG = "image"
+_REFERENCE = re.compile(rf"{re.escape(_HOST)}:(\d+)/aioruntime/[0-9a-f]{{32}}:{_TAG}", re.ASCII)
 # Who still reads when the image is withdrawn has given up on it.
 _GRACE_SECONDS = 0.05
 _STOP_SECONDS = 10.0
@@ -57,11 +60,12 @@ class ServedImage:
         self._arrivals = arrivals
         self._sent = sent
         self._layers = {layer.digest: layer for layer in image.layers}
-        self._root = f"/v2/{secrets.token_hex(16)}/image"
+        self._repository = f"aioruntime/{secrets.token_hex(16)}"
+        self._root = f"/v2/{self._repository}"
 
-    def listening(self, host: str) -> None:
-        """Note where it is served: ``address:port``."""
-        self.reference = f"{host}{self._root.removeprefix('/v2')}:{_TAG}"
+    def listening(self, port: int) -> None:
+        """Note where it is served."""
+        self.reference = f"{_HOST}:{port}/{self._repository}:{_TAG}"
 
     async def until_failure(self, pull: Awaitable[None]) -> None:
         """Await *pull*, which has the engine come here; given up when a layer can't be sent.
@@ -164,12 +168,11 @@ async def serve_image(
     """
     served = ServedImage(image, content, arrivals, sent)
     runner = web.ServerRunner(web.Server(served.answer, access_log=None), shutdown_timeout=_GRACE_SECONDS)
-    await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        address, port = runner.addresses[0][:2]
-        served.listening(f"{address}:{port}")
+        await runner.setup()
+        # Cancelled half-way, it would leave the socket listening.
+        await to_completion(web.TCPSite(runner, _HOST, 0).start())
+        served.listening(runner.addresses[0][1])
         yield served
     finally:
         await to_completion(_stop(runner, served))
@@ -180,3 +183,19 @@ async def _stop(runner: web.ServerRunner, served: ServedImage) -> None:
     # aiohttp forgets whoever hung up, and does not wait for those that it cancels.
     with anyio.move_on_after(_STOP_SECONDS):
         await served.stop()
+
+
+def served_port(name: str) -> int | None:
+    """Return the port in a name that `serve_image` gave an image, here or in another process; else None."""
+    found = _REFERENCE.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+async def is_served(port: int) -> bool:
+    """Tell whether somebody listens on *port* of the loopback interface."""
+    try:
+        _, writer = await asyncio.open_connection(_HOST, port)
+    except (OSError, OverflowError):
+        return False
+    writer.close()
+    return True

@@ -127,7 +127,9 @@ async def test_a_borrowed_layer_is_refused(
             with pytest.raises(ar.ImageNotFound):
                 await runtime.run(ar.RunSpec(evil, ["/reader"]))
             names = [name for held in await held_images(runtime) for name in held["RepoTags"] or ()]
-            assert names == [f"{private.origin}/org/private:1"]
+            assert [name for name in names if "/org/" in name or "aioruntime" in name] == [
+                f"{private.origin}/org/private:1"
+            ]
             assert await runtime.pull(f"{private.origin}/org/private:1")
         finally:
             await remove_images(runtime)
