@@ -137,7 +137,9 @@ async def test_names_in_an_image(
 
     held = await runtime._client.json("GET", "/images/json")
     ours = {victim, f"{server.origin}/evil:1", f"{server.origin}/evil:2"}
-    assert {name for image in held for name in image["RepoTags"] or ()} - {"<none>:<none>"} == ours
+    names = {name for image in held for name in image["RepoTags"] or ()}
+    # An engine may still hold what it could not unpack for an earlier test, under a name of that test.
+    assert {name for name in names if name.startswith(server.origin) or "escaped" in name} == ours
     assert (await runtime.inspect(victim)).id == before.id
     assert set(await store.references()) == ours
     assert list(tmp_path.parent.rglob("*escaped*")) == []
