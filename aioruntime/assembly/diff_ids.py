@@ -11,7 +11,7 @@ import anyio
 import msgspec
 
 from aioruntime.assembly.inflate import measure
-from aioruntime.errors import DigestMismatch
+from aioruntime.assembly.unpack import false_claim
 from aioruntime.tasks import in_thread, task_group
 
 if TYPE_CHECKING:
@@ -51,15 +51,9 @@ class DiffIds:
         """
         found = await self.prove([image.layers[position] for position in positions], arrivals)
         for position in positions:
-            layer, claimed = image.layers[position].digest, image.config.rootfs.diff_ids[position]
-            if found[layer] != claimed:
-                raise DigestMismatch(
-                    f"{image.reference}: layer {position} ({layer}) holds {found[layer]}, but the config "
-                    f"names {claimed}; the image is broken at its source",
-                    expected=claimed,
-                    actual=found[layer],
-                    position=position,
-                )
+            holds = found[image.layers[position].digest]
+            if holds != image.config.rootfs.diff_ids[position]:
+                raise false_claim(image, position, holds)
 
     async def prove(self, layers: Iterable[LayerSpec], arrivals: Arrivals) -> dict[str, str]:
         """Tell each layer's diff ID, by the digest of its blob; unknown ones are inflated as they arrive.

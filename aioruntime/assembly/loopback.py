@@ -127,9 +127,7 @@ class ServedImage:
         response = web.StreamResponse(headers={"Docker-Content-Digest": name})
         response.content_type, response.content_length = "application/octet-stream", layer.size
         if request.method == "GET":
-            async with aclosing(self._arrivals.ordered([layer])) as arriving:
-                async for _ in arriving:
-                    pass
+            await self._arrivals.all_of([layer])
         await response.prepare(request)
         if request.method == "GET":
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("UnpackedLayer", "check_diff_id", "unpack_layer")
+__all__ = ("UnpackedLayer", "check_diff_id", "false_claim", "unpack_layer")
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -72,17 +72,23 @@ def unpack_layer(
 
 
 def check_diff_id(image: ResolvedImage, layer: LayerSpec, found: ImageDigest) -> None:
-    """Compare what a layer holds with what the image's config says.
+    """Compare what a layer holds with what the image's config says, wherever the image has it.
 
     Raises:
         DigestMismatch: the image is broken at its source.
     """
     for position, diff_id in enumerate(image.config.rootfs.diff_ids):
         if image.layers[position].digest == layer.digest and diff_id != found:
-            raise DigestMismatch(
-                f"{image.reference}: layer {position} ({layer.digest}) holds {found}, but the config names "
-                f"{diff_id}; the image is broken at its source",
-                expected=diff_id,
-                actual=found,
-                position=position,
-            )
+            raise false_claim(image, position, found)
+
+
+def false_claim(image: ResolvedImage, position: int, found: str) -> DigestMismatch:
+    """Make the error for a layer that holds *found*, which is not what the image's config says."""
+    diff_id = image.config.rootfs.diff_ids[position]
+    return DigestMismatch(
+        f"{image.reference}: layer {position} ({image.layers[position].digest}) holds {found}, but the "
+        f"config names {diff_id}; the image is broken at its source",
+        expected=diff_id,
+        actual=found,
+        position=position,
+    )
