@@ -13,7 +13,7 @@ import pytest
 from aioruntime.demo.registry import LocalRegistry
 from aioruntime.runtime.connect import connect
 from aioruntime.store.store import ImageStore
-from tests.support import engines
+from tests.support import engines, given
 from tests.support.tools import publish, remove_images
 
 if TYPE_CHECKING:
@@ -104,20 +104,39 @@ def every_engine(
     request: pytest.FixtureRequest, running_engines: dict[str, engines.Engine]
 ) -> engines.Engine:
     """Each generation of engine in turn, running for the whole session."""
-    flavor = engines.FLAVORS[request.param]
-    if flavor.tree is None:
-        found: engines.Engine = request.getfixturevalue(f"{flavor.kind}_engine")
-        return found
-    if request.param not in running_engines:
-        demand(flavor)
-        running_engines[request.param] = engines.start(flavor)
-    return running_engines[request.param]
+    return running(request.param, request, running_engines)
+
+
+@pytest.fixture(params=[*engines.FLAVORS, *given.GIVEN])
+def contract_engine(
+    request: pytest.FixtureRequest,
+    running_engines: dict[str, engines.Engine],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> engines.Engine | given.GivenEngine:
+    """Each generation of engine in turn, and those of the tester, which keep what they had."""
+    if request.param in engines.FLAVORS:
+        return running(request.param, request, running_engines)
+    return given.look_at(request.param, tmp_path_factory.mktemp("given"))
 
 
 @pytest.fixture(params=["docker-20.10", "podman-4.3"])
 def own_engine(request: pytest.FixtureRequest) -> Iterator[engines.Engine]:
     """A Docker, then a Podman, for one test alone: it may be killed, paused and filled."""
     yield from started(request.param)
+
+
+def running(
+    name: str, request: pytest.FixtureRequest, running_engines: dict[str, engines.Engine]
+) -> engines.Engine:
+    """Return the session's engine of the flavor, started if it is not yet."""
+    flavor = engines.FLAVORS[name]
+    if flavor.tree is None:
+        found: engines.Engine = request.getfixturevalue(f"{flavor.kind}_engine")
+        return found
+    if name not in running_engines:
+        demand(flavor)
+        running_engines[name] = engines.start(flavor)
+    return running_engines[name]
 
 
 def started(name: str) -> Iterator[engines.Engine]:

@@ -62,7 +62,8 @@ async def fetch_layers(
 ) -> FetchReport:
     """Bring every layer into the store.
 
-    A layer that was there before counts only if the repository of *image* serves it too; it is asked once.
+    A layer that was there before counts only if the registry of *image* gave it to anybody, or its repository
+    serves it too, which is asked once.
 
     Args:
         layers: what has to be in the store afterwards; repeated digests count once.
@@ -204,7 +205,7 @@ class _Fetch:
                     self.downloaded += len(chunk)
                     self._advance(layer, arrived, len(chunk))
                 source = body.host
-            self._served.add(layer)
+            self._served.add(layer, public=body.public)
         else:
             source = "an earlier download"
             await self._served.prove(layer)

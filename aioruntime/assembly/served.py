@@ -1,7 +1,8 @@
 """What each repository was seen to serve: only that of the store counts for its images (L3).
 
 A manifest may name the digest of a layer that its author never had, such as one of a private image. Were
-any layer in the store good for any image, the author's program would get to read that layer here.
+any layer in the store good for any image, the author's program would get to read that layer here. What a
+registry gives to anybody, the authors of all its images may have had.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 __all__ = ("Served",)
 
 import hashlib
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -28,7 +31,7 @@ _LIMIT = 10_000
 
 
 class Served:
-    """The layers that one repository was seen to serve; made by `recall`.
+    """The layers that one repository was seen to serve, or its registry to anybody; made by `recall`.
 
     Without a repository, and for layers with a URL of their own, the caller answers for where they are from.
     """
@@ -41,6 +44,7 @@ class Served:
         self._store = store
         self._known = known
         self._new: dict[str, None] = {}
+        self._new_public: dict[str, None] = {}
 
     @classmethod
     async def recall(cls, image: OciRef | None, source: BlobSource, store: ImageStore) -> Self:
@@ -49,10 +53,11 @@ class Served:
         Args:
             image: whose repository is meant; None for none.
             source: asked for what is not remembered.
-            store: keeps the notes, one a repository.
+            store: keeps the notes, one a repository and one a registry.
         """
-        known = () if image is None else _decode(await store.read_note(_note(image)))
-        return cls(image, source, store, frozenset(known))
+        notes = () if image is None else (_note(image), _public_note(image))
+        known = [_decode(await store.read_note(note)) for note in notes]
+        return cls(image, source, store, frozenset(chain.from_iterable(known)))
 
     def covers(self, layer: LayerSpec) -> bool:
         """Tell whether *layer*, if it is in the store, counts for the image without asking."""
@@ -61,12 +66,18 @@ class Served:
             or layer.blob_url is not None
             or layer.digest in self._known
             or layer.digest in self._new
+            or layer.digest in self._new_public
         )
 
-    def add(self, layer: LayerSpec) -> None:
-        """Note that *layer* came from the repository just now, unless it has a URL of its own."""
+    def add(self, layer: LayerSpec, *, public: bool) -> None:
+        """Note that *layer* came from the repository just now, unless it has a URL of its own.
+
+        Args:
+            layer: what came.
+            public: whether anybody would have got it.
+        """
         if not self.covers(layer):
-            self._new[layer.digest] = None
+            (self._new_public if public else self._new)[layer.digest] = None
 
     async def prove(self, layer: LayerSpec) -> None:
         """Make sure that the repository serves *layer*, which is in the store, to this caller.
@@ -98,16 +109,28 @@ class Served:
         Raises:
             StoreError: the note can't be written.
         """
-        if self._image is not None and self._new:
-            await self._store.update_note(_note(self._image), self._with_new)
-
-    def _with_new(self, raw: bytes | None) -> bytes:
-        return _encode([*self._new, *(digest for digest in _decode(raw) if digest not in self._new)])
+        if self._image is None:
+            return
+        if self._new:
+            await self._store.update_note(_note(self._image), partial(_with_new, self._new))
+        if self._new_public:
+            await self._store.update_note(_public_note(self._image), partial(_with_new, self._new_public))
 
 
 def _note(image: OciRef) -> str:
-    repository = f"{image.api_host}/{image.api_repository}"
-    return "served-" + hashlib.sha256(repository.encode()).hexdigest()[:32]
+    return _named(f"{image.api_host}/{image.api_repository}")
+
+
+def _public_note(image: OciRef) -> str:
+    return _named(image.api_host)
+
+
+def _named(where: str) -> str:
+    return "served-" + hashlib.sha256(where.encode()).hexdigest()[:32]
+
+
+def _with_new(new: Collection[str], raw: bytes | None) -> bytes:
+    return _encode([*new, *(digest for digest in _decode(raw) if digest not in new)])
 
 
 def _decode(raw: bytes | None) -> list[str]:

@@ -19,6 +19,7 @@ class BlobStream(Protocol):
 
     host: str
     offset: int
+    public: bool
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 

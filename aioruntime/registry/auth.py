@@ -20,7 +20,7 @@ from yarl import URL
 
 from aioruntime.errors import RegistryError, RequestRefused, one_line
 from aioruntime.registry.challenge import Challenge, parse_challenges
-from aioruntime.registry.credentials import Secret
+from aioruntime.registry.credentials import Authorization, Secret
 from aioruntime.registry.failures import http_date
 from aioruntime.registry.origins import host_of, may_carry_credentials, parse_url
 
@@ -68,7 +68,7 @@ class _Grant:
 class _Kept:
     """The token of one grant; the lock is held by the one request for it that is in flight."""
 
-    value: Secret | None = field(default=None, repr=False)
+    value: Authorization | None = None
     until: float = 0.0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -86,10 +86,10 @@ class Authenticator:
         self._http = http
         self._keychain = keychain
         self._clock = clock
-        self._ways: dict[tuple[URL, str], _Grant | Secret] = {}
+        self._ways: dict[tuple[URL, str], _Grant | Authorization] = {}
         self._kept: dict[_Grant, _Kept] = {}
 
-    async def known(self, registry: URL, repository: str, what: str) -> Secret | None:
+    async def known(self, registry: URL, repository: str, what: str) -> Authorization | None:
         """Return the ``Authorization`` that *repository* took last, renewed if it has expired; None if none.
 
         Raises:
@@ -99,8 +99,8 @@ class Authenticator:
         return await self._token(way, repository, None, what) if isinstance(way, _Grant) else way
 
     async def answer(
-        self, registry: URL, repository: str, challenges: str, refused: Secret | None, what: str
-    ) -> Secret | None:
+        self, registry: URL, repository: str, challenges: str, refused: Authorization | None, what: str
+    ) -> Authorization | None:
         """Answer the challenges of a 401.
 
         Args:
@@ -133,7 +133,7 @@ class Authenticator:
                 return basic
         return None
 
-    async def _basic(self, target: URL, registry: URL, repository: str) -> Secret | None:
+    async def _basic(self, target: URL, registry: URL, repository: str) -> Authorization | None:
         """Return the user's credentials for *registry*, if there are any and *target* may have them."""
         credentials = await self._keychain.credentials(host_of(registry), repository)
         if credentials is None:
@@ -143,19 +143,21 @@ class Authenticator:
                 f"{host_of(registry)}: credentials for {repository} were not sent to {host_of(target)}, "
                 "which is not known to belong to that registry or is not encrypted"
             )
-        return credentials.basic()
+        return Authorization(credentials.basic(), anonymous=False)
 
-    async def _token(self, grant: _Grant, repository: str, refused: Secret | None, what: str) -> Secret:
+    async def _token(
+        self, grant: _Grant, repository: str, refused: Authorization | None, what: str
+    ) -> Authorization:
         kept = self._kept.get(grant) or _remember(self._kept, grant, _Kept())
         async with kept.lock:
             if kept.value is not None and kept.value != refused and self._clock() < kept.until:
                 return kept.value
             asked_at = self._clock()
-            token, lifetime = await self._fetch(grant, repository, what)
-            kept.value, kept.until = token, asked_at + lifetime
-            return token
+            kept.value, lifetime = await self._fetch(grant, repository, what)
+            kept.until = asked_at + lifetime
+            return kept.value
 
-    async def _fetch(self, grant: _Grant, repository: str, what: str) -> tuple[Secret, float]:
+    async def _fetch(self, grant: _Grant, repository: str, what: str) -> tuple[Authorization, float]:
         basic = await self._basic(grant.realm, grant.registry, repository)
         async with self._http.get(
             grant.url(),
@@ -167,7 +169,8 @@ class Authenticator:
         ) as answer:
             if answer.status != 200:
                 raise await answer.error("the registry names a token server that is not there")
-            return _decode(await answer.read(_BODY_LIMIT), answer, what)
+            token, lifetime = _decode(await answer.read(_BODY_LIMIT), answer, what)
+            return Authorization(token, anonymous=basic is None), lifetime
 
 
 def _grant(registry: URL, repository: str, challenge: Challenge) -> _Grant:

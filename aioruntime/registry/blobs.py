@@ -44,11 +44,13 @@ class BlobStream:
     Attributes:
         host: who answers for these bytes, after redirects; for messages.
         offset: where the body starts: what was asked for, or 0 if the server sends all of it.
+        public: whether anybody would be sent it, since no credentials were needed.
     """
 
     def __init__(self, answer: Answer, layer: LayerSpec, what: str, offset: int) -> None:
         self.host = answer.host
         self.offset = offset
+        self.public = answer.public
         self._answer = answer
         self._size = layer.size
         self._what = what

@@ -262,6 +262,7 @@ class RegistryClient:
         async with self._http.get(
             url, registry=registry, what=what, headers=headers, authorization=authorization, method=method
         ) as answer:
+            answer.public = authorization is None or authorization.anonymous
             # A challenge from where a redirect led is not the registry's: nothing of ours goes there.
             if answer.status != 401 or not answer.at_origin or not image:
                 yield answer
@@ -276,6 +277,7 @@ class RegistryClient:
         async with self._http.get(
             url, registry=registry, what=what, headers=headers, authorization=authorization, method=method
         ) as answer:
+            answer.public = authorization.anonymous
             yield answer
 
     def _url(self, image: OciRef, path: str) -> URL:

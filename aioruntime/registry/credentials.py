@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("ANONYMOUS", "Anonymous", "Credentials", "Keychain", "Secret")
+__all__ = ("ANONYMOUS", "Anonymous", "Authorization", "Credentials", "Keychain", "Secret")
 
 from base64 import b64encode
 from dataclasses import dataclass
@@ -51,6 +51,19 @@ class Credentials:
         """Return the ``Authorization`` value of the Basic scheme (RFC 7617)."""
         pair = f"{self.username}:{self.password.reveal()}"
         return Secret("Basic " + b64encode(pair.encode()).decode("ascii"))
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """The value of an ``Authorization`` field.
+
+    Args:
+        value: the text.
+        anonymous: whether anybody gets the same, since it took no credentials.
+    """
+
+    value: Secret
+    anonymous: bool
 
 
 class Keychain(Protocol):

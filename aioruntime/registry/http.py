@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from yarl import URL
 
-    from aioruntime.registry.credentials import Secret
+    from aioruntime.registry.credentials import Authorization
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HOPS = 10
@@ -44,6 +44,7 @@ class Answer:
         headers: the header fields, by case-insensitive name.
         host: who answered, after redirects.
         at_origin: whether no redirect has led away from the registry's own origin.
+        public: whether it was sent to us as it would be to anybody, without credentials.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Answer:
         self.headers = response.headers
         self.host = host
         self.at_origin = at_origin
+        self.public = False
         self._response = response
         self._what = what
         self._stall_timeout = stall_timeout
@@ -204,7 +206,7 @@ class Http:
         registry: URL,
         what: str,
         headers: Mapping[str, str] | None = None,
-        authorization: Secret | None = None,
+        authorization: Authorization | None = None,
         redirects: bool = True,
         method: Literal["GET", "HEAD"] = "GET",
     ) -> AsyncIterator[Answer]:
@@ -252,14 +254,14 @@ class Http:
         url: URL,
         what: str,
         headers: Mapping[str, str] | None,
-        authorization: Secret | None,
+        authorization: Authorization | None,
         registry: URL,
     ) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeError("this registry client is not open; use it in an `async with` block")
         fields = dict(headers or {})
         if authorization is not None:
-            fields["Authorization"] = authorization.reveal()
+            fields["Authorization"] = authorization.value.reveal()
         try:
             return await self._session.request(method, url, headers=fields, allow_redirects=False)
         except _FAILURES as exc:

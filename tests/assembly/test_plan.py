@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aioruntime.assembly.plan import HeldImage, LoadPlan, choose_donors, merge_groups, plan_load
+from aioruntime.assembly.plan import (
+    HeldImage,
+    LoadPlan,
+    choose_donors,
+    inflated_for,
+    merge_groups,
+    plan_load,
+    pulls_from_here,
+)
 from aioruntime.engine.capabilities import describe
 from aioruntime.oci.digest import ImageDigest
 from tests.engine import documents
@@ -15,6 +23,7 @@ from tests.engine import documents
 if TYPE_CHECKING:
     from aioruntime.assembly.plan import Layering
     from aioruntime.engine.capabilities import EngineCapabilities, ImageStoreKind
+    from aioruntime.oci.media_types import Compression
 
 ANY_LAYER: tuple[ImageStoreKind, ...] = ("containerd", "containers-storage")
 
@@ -117,35 +126,79 @@ def test_donors_are_few() -> None:
     assert choose_donors(held("abcd"), [], "any") == []
 
 
+@pytest.mark.parametrize("store", ["graph", *ANY_LAYER])
 @pytest.mark.parametrize(
-    ("store", "layers", "donors", "limit", "layering", "expected"),
+    ("layers", "donors", "limit", "layering", "prefix", "any_layer"),
     [
-        ("graph", "abcd", [], 4, "keep", ("", None)),
-        ("graph", "abcde", [], 4, "keep", ("", 3)),
-        ("graph", "abcde", ["ab"], 4, "keep", ("ab", 3)),
-        ("graph", "abcde", ["abcde"], 4, "keep", ("abc", 3)),
-        ("graph", "abcd", [], 125, "merge", ("", 1)),
-        ("graph", "abcd", ["abx"], 125, "merge", ("ab", 2)),
-        ("graph", "ab", [], 125, "merge", ("", None)),
-        ("containerd", "abcd", ["xa"], None, "merge", ("a", 1)),
-        ("containerd", "abcd", ["ab"], None, "merge", ("ab", 2)),
-        ("containers-storage", "abcde", ["ab"], 4, "keep", ("ab", 3)),
-        ("containers-storage", "abcde", ["ab"], None, "keep", ("ab", None)),
+        # What is left out, then the position from which on layers are merged.
+        ("abcde", [], None, "keep", "", ""),
+        ("abcde", [], None, "merge", "|1", "|1"),
+        ("abcde", [], 4, "keep", "|3", "|3"),
+        ("abcde", [], 4, "merge", "|1", "|1"),
+        ("abcde", ["ab"], None, "keep", "ab", "ab"),
+        ("abcde", ["ab"], None, "merge", "ab|2", "ab|2"),
+        ("abcde", ["ab"], 4, "keep", "ab|3", "ab|3"),
+        ("abcde", ["ab"], 4, "merge", "ab|2", "ab|2"),
+        ("abcde", ["xb"], None, "keep", "", "b"),
+        ("abcde", ["xb"], None, "merge", "|1", "|1"),
+        ("abcde", ["xb"], 4, "keep", "|3", "b|3"),
+        ("abcde", ["xb"], 4, "merge", "|1", "|1"),
+        ("abcde", ["abcde"], None, "keep", "abcde", "abcde"),
+        ("abcde", ["abcde"], None, "merge", "abcde", "abcde"),
+        ("abcde", ["abcde"], 4, "keep", "abc|3", "abc|3"),
+        ("abcde", ["abcde"], 4, "merge", "abc|3", "abc|3"),
+        ("abcde", ["xyabc", "abx"], None, "keep", "ab", "abc"),
+        ("abcde", ["xyabc", "abx"], None, "merge", "ab|2", "ab|2"),
+        ("abcde", ["xyabc", "abx"], 4, "keep", "ab|3", "abc|3"),
+        ("abcde", ["xyabc", "abx"], 4, "merge", "ab|2", "ab|2"),
+        ("abcde", ["ab"], 5, "keep", "ab", "ab"),
+        ("ab", [], None, "merge", "", ""),
+        ("abc", ["ab"], None, "merge", "ab", "ab"),
     ],
 )
-def test_what_is_merged(
-    store: ImageStoreKind,
+def test_what_is_sent_and_merged(
     layers: str,
     donors: list[str],
     limit: int | None,
     layering: Layering,
-    expected: tuple[str, int | None],
+    prefix: str,
+    any_layer: str,
+    store: ImageStoreKind,
 ) -> None:
-    """Too many layers, or all but the shared ones when asked, become one; what is below may be left out."""
+    """Each layering, with and without a limit of depth, beside each kind of holding, on each image store."""
     plan = plan_load(held(layers), [held(name) for name in donors], engine(store, limit), layering)
 
     left_out = "".join(letter for letter in layers if digest(f"blob {letter}") in plan.omit)
-    assert (left_out, plan.merge_from) == expected
+    merged = "" if plan.merge_from is None else f"|{plan.merge_from}"
+    assert left_out + merged == (prefix if store == "graph" else any_layer)
+
+
+MANY, FEW = 40 << 20, 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("store", "local", "zstd", "size", "pulls", "inflated"),
+    [
+        ("graph", True, False, FEW, False, {"zstd"}),
+        ("graph", True, True, FEW, False, set()),
+        ("graph", True, False, MANY, False, {"gzip", "zstd"}),
+        ("graph", True, True, MANY, False, {"gzip", "zstd"}),
+        ("graph", False, False, MANY, False, {"zstd"}),
+        ("graph", False, True, MANY, False, set()),
+        ("containerd", True, True, MANY, True, set()),
+        ("containerd", False, True, MANY, False, set()),
+        ("containers-storage", True, True, MANY, True, set()),
+        ("containers-storage", False, True, MANY, False, set()),
+    ],
+)
+def test_by_which_way(
+    store: ImageStoreKind, local: bool, zstd: bool, size: int, pulls: bool, inflated: set[Compression]
+) -> None:
+    """Who takes any layer and is on this machine pulls from here; a local graph driver gets much inflated."""
+    found = replace(engine(store), local=local, reads_zstd=zstd)
+
+    assert pulls_from_here(found) is pulls
+    assert inflated_for(found, size) == inflated
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,14 @@ from aioruntime.oci.image import LayerSpec
 from aioruntime.oci.reference import OciRef
 from aioruntime.progress import NoopProgress
 from aioruntime.registry.client import RegistryClient
+from aioruntime.registry.credentials import ANONYMOUS, Credentials, Secret
 from tests.store.helpers import content, save, save_some
 from tests.support.scripted import Reply, ScriptedServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from aioruntime.registry.credentials import Keychain
     from aioruntime.store.store import ImageStore
 
 DATA, DIGEST = content(5000)
@@ -37,6 +39,13 @@ async def server() -> AsyncIterator[ScriptedServer]:
         yield running
 
 
+class OneKey:
+    """Has one user's credentials for whoever asks."""
+
+    async def credentials(self, host: str, repository: str) -> Credentials | None:
+        return Credentials("me", Secret("word"))
+
+
 def path_of(digest: str, repository: str = "org/tool") -> str:
     return f"/v2/{repository}/blobs/{digest}"
 
@@ -48,8 +57,9 @@ async def fetch(
     *,
     name: str | None = "org/tool:1",
     arrivals: Arrivals | None = None,
+    keychain: Keychain = ANONYMOUS,
 ) -> FetchReport:
-    async with RegistryClient() as client:
+    async with RegistryClient(keychain=keychain) as client:
         return await fetch_layers(
             layers,
             image=OciRef.parse(f"{server.origin}/{name}") if name else None,
@@ -80,6 +90,25 @@ async def test_what_was_fetched_is_not_asked_for(store: ImageStore, server: Scri
 
     assert (await fetch(store, server)).fetched == (DIGEST,)
     assert (await fetch(store, server, name="org/tool:other")).fetched == ()
+
+
+@pytest.mark.parametrize("challenge", [None, 'Basic realm="x"'])
+async def test_what_anybody_gets_counts_at_its_registry(
+    store: ImageStore, server: ScriptedServer, challenge: str | None
+) -> None:
+    """THREATS I3: what took no credentials counts for all images of its registry; others are asked for."""
+    key = {"Authorization": Credentials("me", Secret("word")).basic().reveal()} if challenge else None
+    server.on("GET", path_of(DIGEST), Reply(body=DATA), requires=key)
+    if challenge:
+        refused = Reply(401, {"WWW-Authenticate": challenge})
+        server.on("GET", path_of(DIGEST), refused, requires={"Authorization": None})
+    server.on("HEAD", path_of(DIGEST, "org/other"), Reply(body=DATA))
+    await fetch(store, server, keychain=OneKey())
+    asked = len(server.requests)
+
+    await fetch(store, server, name="org/other:1", keychain=OneKey())
+
+    assert [request.method for request in server.requests[asked:]] == (["HEAD"] if challenge else [])
 
 
 async def test_what_the_caller_answers_for(store: ImageStore, server: ScriptedServer) -> None:
@@ -185,7 +214,7 @@ async def test_the_note_is_bounded_and_may_be_damaged(store: ImageStore, server:
         for batch in (0, 1):
             served = await Served.recall(image, client, store)
             for number in range(_LIMIT * 3 // 4):
-                served.add(LayerSpec(ImageDigest.of(b"%d %d" % (batch, number)), 1, "x"))
+                served.add(LayerSpec(ImageDigest.of(b"%d %d" % (batch, number)), 1, "x"), public=False)
             await served.keep()
         note = await store.read_note(_note(image))
         assert note is not None

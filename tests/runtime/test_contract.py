@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 import aioruntime as ar
+from aioruntime.demo.registry import LocalRegistry
+from tests.support.tools import remove_images
 
 if TYPE_CHECKING:
     from aioruntime.runtime.engine_runtime import EngineRuntime
     from tests.support.engines import Engine
-from aioruntime.demo.registry import LocalRegistry
-from tests.support.tools import remove_images
+    from tests.support.given import GivenEngine
 
 NOWHERE = "sha256:" + "0" * 64
 
 
 @pytest.fixture
-def engine(every_engine: Engine) -> Engine:
-    """Each generation of engine in turn."""
-    return every_engine
+def engine(contract_engine: Engine | GivenEngine) -> Engine | GivenEngine:
+    """Each generation of engine in turn, and the tester's own."""
+    return contract_engine
 
 
 async def pulled(runtime: EngineRuntime, registry: LocalRegistry, name: str = "tiny:1") -> ar.OciRef:
@@ -39,12 +40,14 @@ async def shell(runtime: EngineRuntime, image: ar.OciRef, script: str, **fields:
 # name, health_check
 
 
-async def test_name_is_the_engine(runtime: EngineRuntime, engine: Engine) -> None:
+async def test_name_is_the_engine(runtime: EngineRuntime, engine: Engine | GivenEngine) -> None:
     """`name` says whose engine it is."""
     assert runtime.name == engine.kind
 
 
-async def test_health_check_describes_the_engine(runtime: EngineRuntime, engine: Engine) -> None:
+async def test_health_check_describes_the_engine(
+    runtime: EngineRuntime, engine: Engine | GivenEngine
+) -> None:
     """`health_check` gives the engine's version and the facts that the contract lists."""
     info = await runtime.health_check()
 
@@ -72,7 +75,7 @@ async def test_an_absent_engine_is_unavailable(tmp_path: Path) -> None:
             pass
 
 
-async def test_a_runtime_that_is_not_open_says_so(engine: Engine, tmp_path: Path) -> None:
+async def test_a_runtime_that_is_not_open_says_so(engine: Engine | GivenEngine, tmp_path: Path) -> None:
     """Without `async with`, and after it, every method tells that; to enter twice is refused."""
     kind = {"docker": ar.DockerRuntime, "podman": ar.PodmanRuntime}[engine.kind]
     runtime = kind(engine.url, store=tmp_path / "store")
@@ -396,8 +399,7 @@ async def test_an_image_removed_behind_our_back_comes_back(
     """What is remembered of an engine is not believed: an image that vanished is loaded again in full."""
     image = await pulled(runtime, registry)
     before = len(await registry.settle())
-    for held in await runtime._client.json("GET", "/images/json"):
-        await runtime._client.json("DELETE", f"/images/{held['Id']}", params={"force": "1"})
+    await remove_images(runtime)
 
     await runtime.pull(image)
 
@@ -408,7 +410,7 @@ async def test_an_image_removed_behind_our_back_comes_back(
 # gpu_args, mount_args
 
 
-async def test_gpu_args_say_what_run_sends(runtime: EngineRuntime, engine: Engine) -> None:
+async def test_gpu_args_say_what_run_sends(runtime: EngineRuntime, engine: Engine | GivenEngine) -> None:
     """A required GPU is asked for by capability on Docker, by CDI name on Podman; none without a spec."""
     expected = {"docker": ["--gpus", "all"], "podman": ["--device", "nvidia.com/gpu=all"]}
 
@@ -476,7 +478,7 @@ async def test_missing_layers_are_named(runtime: EngineRuntime, registry: LocalR
 
 
 async def test_assembling_needs_no_network(
-    engine: Engine, registry_storage: Path, store: ar.ImageStore
+    engine: Engine | GivenEngine, registry_storage: Path, store: ar.ImageStore
 ) -> None:
     """With manifest, config and layers in the store, an image is assembled with the registry gone."""
     async with ar.connect(engine.url, store=store) as runtime:

@@ -16,6 +16,7 @@ from aioruntime.engine import images
 from aioruntime.errors import ImageNotFound
 from aioruntime.oci.reference import OciRef
 from aioruntime.tasks import in_thread
+from tests.support.given import kept_images
 from tests.support.rootfs import program_tar
 
 if TYPE_CHECKING:
@@ -80,8 +81,9 @@ def tiny_files() -> dict[str, bytes]:
 
 
 async def remove_images(runtime: EngineRuntime) -> None:
-    """Remove every image that the engine holds; the tests' engines are theirs alone."""
+    """Remove every image that the engine holds, but none that a tester's own engine had before."""
     client = runtime._client
     for image in await client.json("GET", "/images/json"):
-        with suppress(ImageNotFound):
-            await images.remove_image(client, image["Id"], force=True)
+        if image["Id"] not in kept_images(runtime):
+            with suppress(ImageNotFound):
+                await images.remove_image(client, image["Id"], force=True)
