@@ -88,7 +88,8 @@ class Sender:
             ImageLoadFailed: it did not take it, or has another one under the name.
             EngineError: it failed otherwise.
         """
-        if pulls_from_here(self._client.capabilities):
+        layers = [layer.digest for layer in delivery.image.layers]
+        if pulls_from_here(self._client.capabilities, layers):
             if await self._offered(delivery):
                 return await self._prove(delivery.image)
         elif delivery.omit:

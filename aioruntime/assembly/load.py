@@ -187,7 +187,7 @@ class _Assembly:
         if self._capabilities.sparse == "any":
             await check_claims(self._image, self._client, self._memory, arrivals, self._store)
         # An engine that pulls tells by itself what it lacks.
-        told = pulls_from_here(self._capabilities) and layering == "keep"
+        told = pulls_from_here(self._capabilities, wanted.layers) and layering == "keep"
         confirmed = [] if told else await self._confirmed(wanted, arrivals)
         plan = plan_load(wanted, confirmed, self._capabilities, layering)
         if plan.merge_from is None:

@@ -207,10 +207,16 @@ def inflated_for(engine: EngineCapabilities, size: int) -> frozenset[Compression
     return frozenset() if engine.reads_zstd else frozenset({"zstd"})
 
 
-def pulls_from_here(engine: EngineCapabilities) -> bool:
-    """Tell whether *engine* is best served by letting it pull from this process.
+def pulls_from_here(engine: EngineCapabilities, layers: Sequence[ImageDigest]) -> bool:
+    """Tell whether *engine* is best served by letting it pull an image from this process.
 
     Where it takes any layer that it lacks alone, it unpacks what it pulls while it still fetches, but an
     archive only when it has all of it.
+
+    Args:
+        engine: what it can do.
+        layers: digests of the image's layers.
     """
-    return engine.local and engine.sparse == "any"
+    # Where an image names a layer again, containerd's pull waits for itself: minutes for 300 times.
+    waits = engine.image_store == "containerd" and len(set(layers)) < len(layers)
+    return engine.local and engine.sparse == "any" and not waits

@@ -197,8 +197,14 @@ def test_by_which_way(
     """Who takes any layer and is on this machine pulls from here; a local graph driver gets much inflated."""
     found = replace(engine(store), local=local, reads_zstd=zstd)
 
-    assert pulls_from_here(found) is pulls
+    assert pulls_from_here(found, held("abc").layers) is pulls
     assert inflated_for(found, size) == inflated
+
+
+@pytest.mark.parametrize(("store", "pulls"), [("containerd", False), ("containers-storage", True)])
+def test_containerd_does_not_pull_a_layer_twice(store: ImageStoreKind, pulls: bool) -> None:
+    """An image that names a layer again goes to containerd as an archive; others are not held up by it."""
+    assert pulls_from_here(replace(engine(store), local=True), held("aba").layers) is pulls
 
 
 @pytest.mark.parametrize(
