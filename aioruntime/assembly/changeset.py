@@ -12,7 +12,7 @@ __all__ = ("OPAQUE", "WHITEOUT", "Changeset", "Node")
 from array import array
 from typing import TYPE_CHECKING, Self
 
-from aioruntime.assembly.tar import BadTar
+from aioruntime.assembly.tar import BadTar, renamed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,6 +74,8 @@ class Changeset:
         lengths: bytes that it takes there.
         links: of hard links, by position: the position of the entry that has the content, and the path
             that the link names.
+        led: of entries other than directories whose names lead through symbolic links, by position: the
+            path where they are.
     """
 
     def __init__(self, layer: int) -> None:
@@ -82,6 +84,7 @@ class Changeset:
         self.starts: array[int] = array("Q")
         self.lengths: array[int] = array("Q")
         self.links: dict[int, tuple[int, bytes]] = {}
+        self.led: dict[int, bytes] = {}
         self._symlinks: dict[int, bytes] = {}
 
     def add(self, header: Header) -> None:
@@ -100,11 +103,18 @@ class Changeset:
                 raise BadTar("the root is not a directory")
             self.root.header = header.blocks
             return
-        parent, name = self._directory(parts[:-1]), parts[-1]
+        (parent, above), name = self._directory(parts[:-1]), parts[-1]
         assert parent.children is not None
         if name.startswith(WHITEOUT):
             self._hide(parent, name)
             return
+        blocks = header.blocks
+        if above != parts[:-1]:  # other layers may do away with the links that lead there
+            path = b"/".join((*above, name))
+            if directory:
+                blocks = renamed(header, path)
+            else:
+                self.led[position] = path
         if header.kind == "link":
             self.links[position] = self._target(header.link, parent, name)
         elif header.kind == "symlink":
@@ -114,9 +124,9 @@ class Changeset:
         if not directory:
             parent.children[name] = Node(self.layer, position, hides)
         elif old is None or old.children is None:
-            parent.children[name] = Node.directory(header.blocks, hides)
+            parent.children[name] = Node.directory(blocks, hides)
         else:
-            old.header = header.blocks
+            old.header = blocks
 
     def _hide(self, parent: Node, name: bytes) -> None:
         assert parent.children is not None
@@ -131,18 +141,20 @@ class Changeset:
         # A whiteout is for lower layers; what this layer has at the path stays.
         parent.children.setdefault(hidden, Node(self.layer)).hides = True
 
-    def _directory(self, parts: Sequence[bytes], make: bool = True) -> Node:
+    def _directory(self, parts: Sequence[bytes], make: bool = True) -> tuple[Node, list[bytes]]:
         """Return the directory at a path of this layer, following its symbolic links as unpacking would.
 
-        What is not there is implied; it is there from then on if *make* is set.
+        With it comes the path where it is. What is not there is implied; it is there from then on if *make*
+        is set.
         """
         todo = list(reversed(parts))
         trail = [self.root]
+        names: list[bytes] = []
         followed = 0
         while todo:
             name = todo.pop()
             if name == b"..":
-                del trail[max(1, len(trail) - 1) :]
+                del trail[max(1, len(trail) - 1) :], names[-1:]
                 continue
             here = trail[-1].children
             assert here is not None
@@ -155,20 +167,21 @@ class Changeset:
                     here[name] = node
             if node.children is not None:
                 trail.append(node)
+                names.append(name)
                 continue
             target = self._symlinks.get(node.position)
             followed += 1
             if target is None or followed > _SYMLINK_LIMIT:
                 raise BadTar(f"{b'/'.join(parts)!r} leads through something that is not a directory")
             if target.startswith(b"/"):
-                del trail[1:]
+                del trail[1:], names[:]
             todo += [part for part in reversed(target.split(b"/")) if part not in (b"", b".")]
-        return trail[-1]
+        return trail[-1], names
 
     def _target(self, link: bytes, parent: Node, name: bytes) -> tuple[int, bytes]:
         parts = _components(link)
         if parts:
-            directory = self._directory(parts[:-1], make=False)
+            directory, _ = self._directory(parts[:-1], make=False)
             assert directory.children is not None
             node = directory.children.get(parts[-1])
             itself = directory is parent and parts[-1] == name

@@ -61,7 +61,7 @@ def plan_merge(changesets: Sequence[Changeset], *, on_base: bool) -> MergePlan:
         elif not hidden:
             parent, _, name = path.rpartition(b"/")
             whiteouts.append(new_header(_below(parent, WHITEOUT + name)))
-    rewrites = tuple(map(_settle_links, changesets, paths, keep))
+    rewrites = tuple(map(_settle_names, changesets, paths, keep))
     return MergePlan((*directories, *whiteouts), keep, rewrites)
 
 
@@ -115,12 +115,15 @@ def _walk(root: Node, hidden: bool) -> Iterator[tuple[bytes, Node, bool]]:
             todo += [(_below(path, name), node.children[name], below) for name in names]
 
 
-def _settle_links(changeset: Changeset, paths: dict[int, bytes], keep: bytearray) -> dict[int, Rewrite]:
-    """See to it that the names left of one file stay names of one file, also without the first of them.
+def _settle_names(changeset: Changeset, paths: dict[int, bytes], keep: bytearray) -> dict[int, Rewrite]:
+    """See to it that what is left of a layer is where the layer has it, whatever went with other entries.
+
+    Names left of one file stay names of one file, also without the first of them. A name that leads through
+    a symbolic link becomes the path where that led.
 
     Args:
         changeset: of the layer.
-        paths: of what is left of the layer, by position.
+        paths: of what is left of the layer, by position; empty if it has no hard links.
         keep: by position; changed where another name takes over the content.
     """
     rewrites: dict[int, Rewrite] = {}
@@ -133,5 +136,8 @@ def _settle_links(changeset: Changeset, paths: dict[int, bytes], keep: bytearray
             keep[content], keep[position] = 1, 0
             rewrites[content] = Rewrite(name=paths[position])
         elif target != (head := heads.setdefault(content, paths.get(content, b""))):
-            rewrites[position] = Rewrite(link=head)
+            rewrites[position] = Rewrite(changeset.led.get(position), head)
+    for position, path in changeset.led.items():
+        if keep[position]:
+            rewrites.setdefault(position, Rewrite(path))
     return rewrites

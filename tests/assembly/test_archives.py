@@ -75,7 +75,6 @@ BEYOND_UMOCI = {
 # umoci, which unpacks into what is there, follows the link; engines give each layer a directory of its own,
 # which then hides the link. We do as engines do.
 THROUGH_LOWER_LINKS = {
-    "DirectoryOverrideSymlinkAndHardlink",
     "WhiteoutSymlinkPath",
     "WhiteoutDeadSymlinkParent",
 }

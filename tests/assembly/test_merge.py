@@ -135,6 +135,33 @@ STACKS: dict[str, list[list[Entry]]] = {
         [entry("a", data=b"content"), entry("b", LINK, linkname="a"), entry("c", LINK, linkname="a")],
         [entry("a", data=b"new")],
     ],
+    "links on the way are other directories now": [
+        [entry("base")],
+        [
+            *(entry(name, DIR) for name in ("usr", "usr/lib", "usr/bin", "o")),
+            *(entry(name, SYMLINK, linkname=f"./o/../usr/{name}") for name in ("lib", "bin")),
+            entry("lib/x", DIR, mode=0o700),
+            entry("lib/x/f", data=b"1"),
+            entry("bin/a", data=b"2"),
+            entry("bin/b", LINK, linkname="bin/a"),
+            entry("bin/c", LINK, linkname="usr/bin/b"),
+            entry("bin/d", SYMLINK, linkname="a"),
+            entry("o/e", LINK, linkname="bin/a"),
+        ],
+        [entry("lib", DIR), entry("lib/y"), entry("usr/bin/.wh.a")],
+        [entry(".wh.bin"), entry("z", SYMLINK, linkname="lib")],
+    ],
+    "links on the way": [
+        [entry("usr", DIR), entry("usr/lib", DIR), entry("lib", SYMLINK, linkname="/usr/lib")],
+        [
+            entry("usr", DIR),
+            entry("v", SYMLINK, linkname="usr"),
+            entry("v/x", DIR, mode=0o700),
+            entry("v/x/f", data=b"1"),
+            entry("v/x/f", data=b"2"),
+        ],
+        [entry("o", DIR), entry("v", SYMLINK, linkname="o")],
+    ],
     "names in several forms": [
         [entry("./a/", DIR), entry("a//b", data=b"1")],
         [entry("./a", DIR), entry("./a/./c", data=b"2")],
