@@ -8,6 +8,7 @@ __all__ = (
     "create",
     "inspect",
     "kill",
+    "list_by_image",
     "list_by_label",
     "remove",
     "start",
@@ -234,7 +235,21 @@ async def list_by_label(client: EngineClient, label: str) -> list[str]:
     Raises:
         EngineError: the engine could not tell.
     """
-    params = {"all": "1", "filters": json.dumps({"label": [label]})}
+    return await _list(client, "label", label)
+
+
+async def list_by_image(client: EngineClient, image_id: str) -> list[str]:
+    """Return the IDs of all containers, running or not, that were made from an image.
+
+    Raises:
+        EngineError: the engine could not tell.
+    """
+    # Podman compares with the bare hex, and otherwise with the name that the container was made by.
+    return await _list(client, "ancestor", image_id.removeprefix("sha256:"))
+
+
+async def _list(client: EngineClient, by: str, value: str) -> list[str]:
+    params = {"all": "1", "filters": json.dumps({by: [value]})}
     answer = await client.json("GET", "/containers/json", params=params)
     try:
         return [str(item["Id"]) for item in answer]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from aioruntime.assembly.catalog import find_image
 from aioruntime.assembly.image_archive import expected_id
 from aioruntime.assembly.load import engine_name
+from aioruntime.engine.containers import list_by_image
 from aioruntime.engine.image_list import ListedImage, find_by_digest, list_images
 from aioruntime.engine.images import EngineImage, inspect_image, remove_image, tag_image
-from aioruntime.errors import ImageNotFound
+from aioruntime.errors import EngineError, ImageNotFound
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.image import ImageMetadata, ImageRef
 from aioruntime.oci.platform import Platform
@@ -144,11 +145,25 @@ class Locator:
         name = engine_name(target) if isinstance(target, OciRef) and target.pinned is None else None
         # Another client may have given the name to another image: that one is not ours to remove.
         by_name = name is not None and _is_named(held, name)
-        await remove_image(self._client, name if name and by_name else held.id, force=not by_name)
+        whole = name is None or not (by_name or held.references)
+        if whole:
+            await self._check_unused(held)
+        if whole or by_name:
+            await remove_image(self._client, name if name and by_name else held.id, force=whole)
         if isinstance(target, OciRef):
             self._noted.pop(target.canonical, None)
-        if len(held.references) <= 1 or not by_name:
+        if whole or (by_name and len(held.references) <= 1):
             await self._memory.forget(held.id)
+
+    async def _check_unused(self, held: EngineImage) -> None:
+        """Refuse to remove an image that containers use, where the engine would remove them too."""
+        if self._client.capabilities.kind != "podman":
+            return
+        if users := await list_by_image(self._client, held.id):
+            raise EngineError(
+                f"image {held.id} is not removed: {len(users)} containers use it, the first is {users[0]}",
+                status=409,
+            )
 
     async def is_available(self, reference: ImageRef | OciRef | str, digest: str) -> bool:
         """Tell whether the engine has just the image that *digest* names."""

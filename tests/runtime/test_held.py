@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import aioruntime as ar
+from aioruntime.engine import containers
 from aioruntime.engine.images import pull_image
 from aioruntime.tasks import task_group
 from tests.conftest import started
@@ -132,7 +133,45 @@ async def test_tag_refuses(runtime: EngineRuntime, registry: LocalRegistry) -> N
     assert [image.references for image in await runtime.images()] == [(f"{registry.host}/tiny:0",)]
 
 
+async def test_an_image_in_use_stays(runtime: EngineRuntime, registry: LocalRegistry) -> None:
+    """An image that a container runs from is not removed, however it is named; the container runs on."""
+    image = ar.OciRef.parse(f"{registry.host}/tiny:1")
+    digest = await runtime.pull(image)
+    held = await runtime.inspect(digest)
+    name, client = "in-use", runtime._client
+    await containers.create(client, {"Image": held.id, "Cmd": ["sleep", "300"]}, name=name)
+    try:
+        await containers.start(client, name)
+        for target in (digest, held.id, f"{image.registry}/tiny@{digest}", image):
+            assert target is not None
+            with pytest.raises(ar.EngineError) as refused:
+                await runtime.remove_image(target)
+            assert refused.value.status == 409
+        assert (await containers.inspect(client, name)).running
+    finally:
+        await containers.remove(client, name, force=True)
+    assert [listed.references for listed in await runtime.images()] == [(str(image),)]
+    await runtime.remove_image(digest)
+    assert await runtime.images() == []
+
+
 # The digest that a user pins, after what others did
+
+
+async def test_removing_a_name_moved_by_others(runtime: EngineRuntime, registry: LocalRegistry) -> None:
+    """E13: a name that another client gave to its image stays there, and ours keeps the names it has."""
+    image = ar.OciRef.parse(f"{registry.host}/tiny:1")
+    digest = await runtime.pull(image)
+    kept = await runtime.tag(digest, "example.org/kept:1")
+    other = await runtime.pull(f"{registry.host}/tiny:2")
+    other_id = (await runtime.inspect(other)).id
+    await raw(runtime, "POST", f"/images/{other_id}/tag", repo=f"{registry.host}/tiny", tag="1")
+
+    await runtime.remove_image(image)
+
+    assert (await runtime.inspect(digest)).references == (kept.reference,)
+    assert digest in [listed.digest for listed in await runtime.images()]
+    assert (await runtime.inspect(image)).digest == other
 
 
 async def test_removed_behind_our_back(runtime: EngineRuntime, registry: LocalRegistry) -> None:
