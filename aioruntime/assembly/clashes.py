@@ -12,6 +12,7 @@ import os
 import tarfile
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 from aioruntime.assembly.changeset import Node
@@ -93,11 +94,25 @@ def find_clashes(stack: Stack, changesets: Mapping[int, Changeset]) -> list[Clas
             )
             if own and own[-1] is top:
                 winner = source.name
-            elif own and not own[-1].node.gone and not meant(own[-1].layer, top.layer):
-                others.append((source.name, own[-1]))
+            else:
+                lost = (place for place in _visible(own, top) if not meant(place.layer, top.layer))
+                others += [(source.name, place) for place in islice(lost, 1)]
         if others:
             found.append(Clash(path, winner or _owner(stack, digests[top.layer]), top, tuple(others)))
     return found
+
+
+def _visible(own: Sequence[_Place], top: _Place) -> Iterator[_Place]:
+    """Give what a source sees of what it has at a path, the highest first.
+
+    That is one thing, but where a directory gives way to something else, all that the source has in it does.
+    """
+    for place in reversed(own):
+        if place.node.gone:
+            return
+        yield place
+        if place.node.hides or top.is_directory or not place.is_directory:
+            return
 
 
 def _owner(stack: Stack, digest: str) -> str:

@@ -163,6 +163,18 @@ async def test_layers_that_an_image_lays_over_others(store: ImageStore) -> None:
     assert await conflicts(store, a=[base], b=[shared], c=[base, last]) == [("/x", "c", "b")]
 
 
+@pytest.mark.parametrize("last", [entry(".wh.d"), entry("d", data=b"f")], ids=["whiteout", "file"])
+async def test_a_directory_gives_way(store: ImageStore, last: Entry) -> None:
+    """With a directory goes what lower layers have in it: that an image lays this over one is not enough."""
+    own, shared = [entry("d", DIR), entry("d/x", data=b"1")], [entry("d", DIR)]
+
+    assert await conflicts(store, a=[own, shared], b=[shared, [last]]) == [("/d", "b", "a")]
+    assert await conflicts(store, a=[shared], b=[own, shared, [last]]) == []
+    assert await conflicts(
+        store, a=[own, [entry("d", DIR), entry("d/.wh..wh..opq")], shared], b=[shared, [last]]
+    ) == [("/d", "b", "a")]
+
+
 async def test_shared_layers_in_another_order(store: ImageStore) -> None:
     """A shared layer that comes to lie below what it was over in one image: that image loses its files."""
     one, own = [entry("x", data=b"1")], [entry("x", data=b"2")]
