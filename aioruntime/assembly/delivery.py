@@ -110,7 +110,7 @@ class Sender:
             await self._offer(delivery)
         except EngineDiskFull:
             raise
-        except ImageLoadFailed as exc:
+        except (ImageLoadFailed, OSError) as exc:  # OSError: no port can be listened on
             if isinstance(exc.__cause__, StreamTruncated):
                 raise  # it broke off, or died
             _log.info("%s: sent as an archive, since the engine could not pull it: %s", self._name, exc)

@@ -68,7 +68,9 @@ def _read_listed(item: _ListedImage) -> ListedImage:
         id=image_id(item.id),
         size=item.size,
         labels=item.labels or {},
-        references=tuple(name for name in item.repo_tags or () if not name.startswith("<none>")),
+        references=tuple(
+            name for name in item.repo_tags or () if not name.startswith("<none>") and "@" not in name
+        ),
         digests=tuple(dict.fromkeys((*digests_in(item.repo_digests), *own))),
     )
 

@@ -152,7 +152,9 @@ class Locator:
             await remove_image(self._client, name if name and by_name else held.id, force=whole)
         if isinstance(target, OciRef):
             self._noted.pop(target.canonical, None)
-        if whole or (by_name and len(held.references) <= 1):
+        try:
+            await inspect_image(self._client, held.id)  # Podman keeps one that it pulled by its digest's name
+        except ImageNotFound:
             await self._memory.forget(held.id)
 
     async def _check_unused(self, held: EngineImage) -> None:

@@ -210,6 +210,9 @@ async def test_the_engine_can_be_asked_to_pull(runtime: EngineRuntime, registry:
     assert await runtime.is_locally_available(image, digest)
     assert await runtime.store.missing((await runtime.resolve(image)).layers) != []
     assert (await shell(runtime, image, "echo $FROM_IMAGE")).stdout == b"yes\n"
+    assert [name for held in await runtime.images() for name in held.references] == [str(image)]
+    await runtime.remove_image(image)
+    assert (await runtime.images() != []) == await runtime.is_locally_available(image, digest)
 
 
 async def test_docker_20_can_not_pull_zstd(
