@@ -9,7 +9,6 @@ __all__ = ("Authenticator",)
 
 import asyncio
 import re
-import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -20,15 +19,19 @@ from yarl import URL
 
 from aioruntime.errors import RegistryError, RequestRefused, one_line
 from aioruntime.registry.challenge import Challenge, parse_challenges
+from aioruntime.registry.clock import SYSTEM_CLOCK
 from aioruntime.registry.credentials import Authorization, Secret
+from aioruntime.registry.endpoints import Endpoint
 from aioruntime.registry.failures import http_date
 from aioruntime.registry.origins import host_of, may_carry_credentials, parse_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
+    from aioruntime.registry.answer import Answer
+    from aioruntime.registry.clock import Clock
     from aioruntime.registry.credentials import Keychain
-    from aioruntime.registry.http import Answer, Http
+    from aioruntime.registry.http import Http
 
 _BODY_LIMIT = 256 * 1024
 _TOKEN = re.compile(r"[\x21-\x7e]{1,65536}", re.ASCII)
@@ -51,7 +54,7 @@ class _TokenAnswer(msgspec.Struct):
 class _Grant:
     """What a token is asked for."""
 
-    registry: URL
+    endpoint: Endpoint
     realm: URL
     service: str | None
     scopes: tuple[str, ...]
@@ -79,33 +82,32 @@ class Authenticator:
     Args:
         http: what requests are made with.
         keychain: asked for credentials once a registry has refused an anonymous request.
-        clock: seconds that never go back; the time of day does not matter.
+        clock: tells when a token has expired.
     """
 
-    def __init__(self, http: Http, keychain: Keychain, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, http: Http, keychain: Keychain, clock: Clock = SYSTEM_CLOCK) -> None:
         self._http = http
         self._keychain = keychain
         self._clock = clock
-        self._ways: dict[tuple[URL, str], _Grant | Authorization] = {}
+        self._ways: dict[Endpoint, _Grant | Authorization] = {}
         self._kept: dict[_Grant, _Kept] = {}
 
-    async def known(self, registry: URL, repository: str, what: str) -> Authorization | None:
-        """Return the ``Authorization`` that *repository* took last, renewed if it has expired; None if none.
+    async def known(self, endpoint: Endpoint, what: str) -> Authorization | None:
+        """Return the ``Authorization`` that *endpoint* took last, renewed if it has expired; None if none.
 
         Raises:
             RegistryError: it had to be renewed, which failed.
         """
-        way = self._ways.get((registry, repository))
-        return await self._token(way, repository, None, what) if isinstance(way, _Grant) else way
+        way = self._ways.get(endpoint)
+        return await self._token(way, None, what) if isinstance(way, _Grant) else way
 
     async def answer(
-        self, registry: URL, repository: str, challenges: str, refused: Authorization | None, what: str
+        self, endpoint: Endpoint, challenges: str, refused: Authorization | None, what: str
     ) -> Authorization | None:
         """Answer the challenges of a 401.
 
         Args:
-            registry: root of the registry, which has sent it.
-            repository: the repository as it stands in request paths.
+            endpoint: the repository whose registry has sent it.
             challenges: value of ``WWW-Authenticate``.
             refused: the ``Authorization`` that was sent and not taken; None if none was.
             what: the image or blob concerned, for messages.
@@ -120,48 +122,46 @@ class Authenticator:
         offered = parse_challenges(challenges)
         for challenge in offered:
             if challenge.scheme == "bearer" and "realm" in challenge.parameters:
-                grant = _grant(registry, repository, challenge)
-                self._http.rules.may_send(
-                    grant.realm, registry=registry, what="token realm", previous=registry
-                )
-                _remember(self._ways, (registry, repository), grant)
-                return await self._token(grant, repository, refused, what)
+                grant = _grant(endpoint, challenge)
+                root = endpoint.root
+                self._http.rules.may_send(grant.realm, registry=root, what="token realm", previous=root)
+                _remember(self._ways, endpoint, grant)
+                return await self._token(grant, refused, what)
         if any(challenge.scheme == "basic" for challenge in offered):
-            basic = await self._basic(registry, registry, repository)
+            basic = await self._basic(endpoint.root, endpoint)
             if basic is not None and basic != refused:
-                _remember(self._ways, (registry, repository), basic)
+                _remember(self._ways, endpoint, basic)
                 return basic
         return None
 
-    async def _basic(self, target: URL, registry: URL, repository: str) -> Authorization | None:
-        """Return the user's credentials for *registry*, if there are any and *target* may have them."""
-        credentials = await self._keychain.credentials(host_of(registry), repository)
+    async def _basic(self, target: URL, endpoint: Endpoint) -> Authorization | None:
+        """Return the user's credentials for *endpoint*, if there are any and *target* may have them."""
+        credentials = await self._keychain.credentials(endpoint.host, endpoint.repository)
         if credentials is None:
             return None
-        if not may_carry_credentials(target, registry):
+        if not may_carry_credentials(target, endpoint.root):
             raise RequestRefused(
-                f"{host_of(registry)}: credentials for {repository} were not sent to {host_of(target)}, "
+                f"{endpoint.host}: credentials for {endpoint.repository} were not sent to {host_of(target)}, "
                 "which is not known to belong to that registry or is not encrypted"
             )
         return Authorization(credentials.basic(), anonymous=False)
 
-    async def _token(
-        self, grant: _Grant, repository: str, refused: Authorization | None, what: str
-    ) -> Authorization:
+    async def _token(self, grant: _Grant, refused: Authorization | None, what: str) -> Authorization:
         kept = self._kept.get(grant) or _remember(self._kept, grant, _Kept())
         async with kept.lock:
-            if kept.value is not None and kept.value != refused and self._clock() < kept.until:
+            if kept.value is not None and kept.value != refused and self._clock.now() < kept.until:
                 return kept.value
-            asked_at = self._clock()
-            kept.value, lifetime = await self._fetch(grant, repository, what)
+            asked_at = self._clock.now()
+            kept.value, lifetime = await self._fetch(grant, what)
             kept.until = asked_at + lifetime
             return kept.value
 
-    async def _fetch(self, grant: _Grant, repository: str, what: str) -> tuple[Authorization, float]:
-        basic = await self._basic(grant.realm, grant.registry, repository)
-        async with self._http.get(
+    async def _fetch(self, grant: _Grant, what: str) -> tuple[Authorization, float]:
+        basic = await self._basic(grant.realm, grant.endpoint)
+        async with self._http.request(
+            "GET",
             grant.url(),
-            registry=grant.registry,
+            registry=grant.endpoint.root,
             what=f"{what}: token",
             authorization=basic,
             # A token server that moves away could be anybody's by then.
@@ -173,11 +173,11 @@ class Authenticator:
             return Authorization(token, anonymous=basic is None), lifetime
 
 
-def _grant(registry: URL, repository: str, challenge: Challenge) -> _Grant:
+def _grant(endpoint: Endpoint, challenge: Challenge) -> _Grant:
     parameters = challenge.parameters
-    realm = parse_url(parameters["realm"], f"{host_of(registry)}: token realm")
-    scopes = tuple(parameters.get("scope", "").split()) or (f"repository:{repository}:pull",)
-    return _Grant(registry, realm, parameters.get("service"), scopes)
+    realm = parse_url(parameters["realm"], f"{endpoint.host}: token realm")
+    scopes = tuple(parameters.get("scope", "").split()) or (f"repository:{endpoint.repository}:pull",)
+    return _Grant(endpoint, realm, parameters.get("service"), scopes)
 
 
 def _decode(body: bytes, answer: Answer, what: str) -> tuple[Secret, float]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from aioruntime.oci.image import LayerSpec
-    from aioruntime.registry.http import Answer
+    from aioruntime.registry.answer import Answer
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.ASCII | re.IGNORECASE)
 

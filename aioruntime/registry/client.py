@@ -8,7 +8,7 @@ from __future__ import annotations
 __all__ = ("RegistryClient",)
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 from aioruntime.errors import InvalidManifest, InvalidSpec, Unauthorized
 from aioruntime.oci import media_types
@@ -18,9 +18,12 @@ from aioruntime.oci.image import ResolvedImage, layers_of
 from aioruntime.oci.platform import Platform
 from aioruntime.registry.auth import Authenticator
 from aioruntime.registry.blobs import BlobStream, range_fits
+from aioruntime.registry.clock import SYSTEM_CLOCK
 from aioruntime.registry.credentials import ANONYMOUS
+from aioruntime.registry.endpoints import Endpoint
 from aioruntime.registry.http import Http
-from aioruntime.registry.origins import Rules, parse_url, same_origin
+from aioruntime.registry.origins import Rules, parse_url
+from aioruntime.registry.requests import Requests
 from aioruntime.registry.served import Document, known_document
 from aioruntime.registry.verify import (
     check_declared,
@@ -33,15 +36,15 @@ from aioruntime.registry.verify import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping
+    from collections.abc import AsyncIterator, Collection
 
     from yarl import URL
 
     from aioruntime.oci.documents import Descriptor
     from aioruntime.oci.image import LayerSpec
     from aioruntime.oci.reference import OciRef
+    from aioruntime.registry.clock import Clock
     from aioruntime.registry.credentials import Keychain
-    from aioruntime.registry.http import Answer
     from aioruntime.registry.served import KnownDocuments
 
 _MANIFEST_LIMIT = 4 * 1024 * 1024
@@ -66,6 +69,7 @@ class RegistryClient:
         stall_timeout: seconds without a byte after which a host is given up. There is no limit to the
             time that a whole blob takes.
         user_agent: what to call ourselves.
+        clock: tells the time, and waits.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class RegistryClient:
         connect_timeout: float = 10.0,
         stall_timeout: float = 60.0,
         user_agent: str = "aioruntime",
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._rules = Rules(plain_http)
         self._http = Http(
@@ -86,7 +91,7 @@ class RegistryClient:
             stall_timeout=stall_timeout,
             user_agent=user_agent,
         )
-        self._authenticator = Authenticator(self._http, keychain)
+        self._requests = Requests(self._http, Authenticator(self._http, keychain, clock))
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()
@@ -162,8 +167,9 @@ class RegistryClient:
             RegistryError: as `resolve`; also if it is larger than 4 MiB.
         """
         what = str(image) if selector == image.selector else f"{image} ({selector})"
-        url = self._url(image, f"manifests/{selector}")
-        async with self._open(image, url, what, _ACCEPT) as answer:
+        endpoint = self._endpoint(image)
+        url = endpoint.url(f"manifests/{selector}")
+        async with self._requests.open("GET", url, endpoint, what, _ACCEPT) as answer:
             if answer.status != 200:
                 raise await answer.error(_CHECK_NAME)
             raw = await answer.read(_MANIFEST_LIMIT)
@@ -198,9 +204,11 @@ class RegistryClient:
         what = f"{image}: layer {layer.digest}" if image else f"layer {layer.digest}"
         if offset and not 0 < offset < layer.size:
             raise InvalidSpec(f"{what}: offset {offset} is not within its {layer.size} bytes")
-        url = self._layer_url(image, layer)
+        endpoint = self._endpoint(image) if image else None
+        url = self._layer_url(endpoint, layer)
         if offset:
-            async with self._open(image, url, what, {"Range": f"bytes={offset}-"}) as answer:
+            wanted = {"Range": f"bytes={offset}-"}
+            async with self._requests.open("GET", url, endpoint, what, wanted) as answer:
                 if answer.status == 200:
                     yield BlobStream(answer, layer, what, 0)
                     return
@@ -211,7 +219,7 @@ class RegistryClient:
                     return
                 if answer.status not in (206, 416):
                     raise await answer.error(_CHECK_BLOB)
-        async with self._open(image, url, what, {}) as answer:
+        async with self._requests.open("GET", url, endpoint, what) as answer:
             if answer.status != 200:
                 raise await answer.error(_CHECK_BLOB)
             yield BlobStream(answer, layer, what, 0)
@@ -226,16 +234,19 @@ class RegistryClient:
             RegistryError: the registry could not be reached.
         """
         what = f"{image}: layer {layer.digest}"
-        url = self._url(image, f"blobs/{layer.digest}")
+        endpoint = self._endpoint(image)
+        url = endpoint.url(f"blobs/{layer.digest}")
         try:
-            async with self._open(image, url, what, {}, method="HEAD") as answer:
+            async with self._requests.open("HEAD", url, endpoint, what) as answer:
                 return answer.status == 200
         except Unauthorized:
             return False
 
     async def _config(self, image: OciRef, descriptor: Descriptor) -> bytes:
         what = f"{image}: config {descriptor.digest}"
-        async with self._open(image, self._url(image, f"blobs/{descriptor.digest}"), what, {}) as answer:
+        endpoint = self._endpoint(image)
+        url = endpoint.url(f"blobs/{descriptor.digest}")
+        async with self._requests.open("GET", url, endpoint, what) as answer:
             if answer.status != 200:
                 raise await answer.error(_CHECK_BLOB)
             raw = await answer.read(_CONFIG_LIMIT)
@@ -243,54 +254,16 @@ class RegistryClient:
         check_digest(raw, descriptor.digest, what, answer.host)
         return raw
 
-    @asynccontextmanager
-    async def _open(
-        self,
-        image: OciRef | None,
-        url: URL,
-        what: str,
-        headers: Mapping[str, str],
-        *,
-        method: Literal["GET", "HEAD"] = "GET",
-    ) -> AsyncIterator[Answer]:
-        """Send a request, and once more with what the registry's challenge asks for."""
-        registry = self._rules.registry_url(image.api_host) if image else url.origin()
-        repository = image.api_repository if image else ""
-        authorization = None
-        if image and same_origin(url, registry):
-            authorization = await self._authenticator.known(registry, repository, what)
-        async with self._http.get(
-            url, registry=registry, what=what, headers=headers, authorization=authorization, method=method
-        ) as answer:
-            answer.public = authorization is None or authorization.anonymous
-            # A challenge from where a redirect led is not the registry's: nothing of ours goes there.
-            if answer.status != 401 or not answer.at_origin or not image:
-                yield answer
-                return
-            denied = await answer.error(_CHECK_NAME)
-            challenges = answer.challenges
-        authorization = await self._authenticator.answer(
-            registry, repository, challenges, authorization, what
-        )
-        if authorization is None:
-            raise denied
-        async with self._http.get(
-            url, registry=registry, what=what, headers=headers, authorization=authorization, method=method
-        ) as answer:
-            answer.public = authorization.anonymous
-            yield answer
+    def _endpoint(self, image: OciRef) -> Endpoint:
+        return Endpoint(self._rules.registry_url(image.api_host), image.api_repository)
 
-    def _url(self, image: OciRef, path: str) -> URL:
-        root = self._rules.registry_url(image.api_host)
-        return root.with_path(f"/v2/{image.api_repository}/{path}", encoded=True)
-
-    def _layer_url(self, image: OciRef | None, layer: LayerSpec) -> URL:
+    def _layer_url(self, endpoint: Endpoint | None, layer: LayerSpec) -> URL:
         what = f"blob_url of layer {layer.digest}"
         if layer.blob_url is not None:
             url = parse_url(layer.blob_url, what)
-            registry = self._rules.registry_url(image.api_host) if image else url.origin()
+            registry = endpoint.root if endpoint else url.origin()
             self._rules.may_send(url, registry=registry, what=what)
             return url
-        if image is None:
+        if endpoint is None:
             raise InvalidSpec(f"layer {layer.digest}: has no blob_url, and no image tells where it is")
-        return self._url(image, f"blobs/{layer.digest}")
+        return endpoint.url(f"blobs/{layer.digest}")

@@ -6,146 +6,32 @@ Redirects are followed here, each by the rules of `origins`; nothing is inflated
 
 from __future__ import annotations
 
-__all__ = ("Answer", "Http")
+__all__ = ("Http", "Method")
 
-import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
 import aiohttp
-from aiohttp.http import HttpProcessingError
 
-from aioruntime.errors import RegistryError, RequestRefused, one_line
-from aioruntime.registry.failures import ERROR_BODY_LIMIT, error_for
+from aioruntime.errors import RegistryError, RequestRefused
+from aioruntime.registry.answer import Answer
 from aioruntime.registry.origins import Rules, follow, host_of, same_origin
+from aioruntime.registry.unanswered import FAILURES, cause_of, unreached
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterable, AsyncIterator, Mapping
 
     from yarl import URL
 
     from aioruntime.registry.credentials import Authorization
+
+Method: TypeAlias = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HOPS = 10
 # Of 64 KiB, 256 KiB and 1 MiB, this was the fastest with a reader that hashes and writes in threads; pieces
 # then have up to three times as much.
 _READ_BUFFER = 256 * 1024
-# A document that drips may take so many stall times in all; blobs are bounded by their caller.
-_DOCUMENT_STALLS = 5
-_FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
-
-
-class Answer:
-    """The head of an answer, with its body still to be read.
-
-    Attributes:
-        status: the HTTP status.
-        headers: the header fields, by case-insensitive name.
-        host: who answered, after redirects.
-        at_origin: whether no redirect has led away from the registry's own origin.
-        public: whether it was sent to us as it would be to anybody, without credentials.
-    """
-
-    def __init__(
-        self, response: aiohttp.ClientResponse, *, what: str, host: str, at_origin: bool, stall_timeout: float
-    ) -> None:
-        self.status = response.status
-        self.headers = response.headers
-        self.host = host
-        self.at_origin = at_origin
-        self.public = False
-        self._response = response
-        self._what = what
-        self._stall_timeout = stall_timeout
-
-    @property
-    def length(self) -> int | None:
-        """Bytes of the body as the header says; None if it does not."""
-        return self._response.content_length
-
-    @property
-    def challenges(self) -> str:
-        """All ``WWW-Authenticate`` fields as one value."""
-        return ", ".join(self.headers.getall("WWW-Authenticate", ()))
-
-    @property
-    def content_range(self) -> str:
-        """All ``Content-Range`` fields as one value; two of them fit nothing."""
-        return ", ".join(self.headers.getall("Content-Range", ()))
-
-    def check_encoding(self) -> None:
-        """Refuse a body that was encoded on the way: its bytes are not those that a digest names.
-
-        Raises:
-            RegistryError: there is a ``Content-Encoding`` other than ``identity``, which alone was accepted.
-        """
-        encoding = self.headers.get("Content-Encoding", "").strip().lower()
-        if encoding not in ("", "identity"):
-            raise RegistryError(
-                f"{self._what}: {self.host} sent it with Content-Encoding {one_line(encoding, 40)}, "
-                "which was not asked for; a proxy may be in between",
-                status=self.status,
-            )
-
-    async def chunk(self) -> bytes:
-        """Wait for the body's next bytes; none at its end.
-
-        Raises:
-            RegistryError: nothing came for the stall timeout, or the connection broke.
-        """
-        try:
-            return await self._response.content.readany()
-        except _FAILURES as exc:
-            raise self._broken(exc) from _cause(exc)
-
-    async def read(self, limit: int) -> bytes:
-        """Read the whole body.
-
-        Args:
-            limit: bytes that it may have at most.
-
-        Raises:
-            RegistryError: it is longer, content-encoded, too slow, or the connection broke.
-        """
-        self.check_encoding()
-        body = await self._head(limit + 1)
-        if len(body) > limit:
-            raise RegistryError(
-                f"{self._what}: {self.host} sent more than {limit} bytes, the most that is accepted",
-                status=self.status,
-            )
-        return body
-
-    async def error(self, hint: str) -> RegistryError:
-        """Return the error that this answer amounts to; *hint* tells what to check if it is 404."""
-        try:
-            body = await self._head(ERROR_BODY_LIMIT)
-        except RegistryError:
-            body = b""  # the status says enough
-        return error_for(
-            self.status, self.headers, body[:ERROR_BODY_LIMIT], what=self._what, host=self.host, hint=hint
-        )
-
-    async def _head(self, limit: int) -> bytes:
-        """Read up to about *limit* bytes of the body, in bounded time."""
-        body = bytearray()
-        content = self._response.content
-        try:
-            async with asyncio.timeout(self._stall_timeout * _DOCUMENT_STALLS):
-                while len(body) < limit and (chunk := await content.readany()):
-                    body += chunk
-        except _FAILURES as exc:
-            raise self._broken(exc) from _cause(exc)
-        return bytes(body)
-
-    def _broken(self, exc: Exception) -> RegistryError:
-        if isinstance(exc, TimeoutError):
-            return RegistryError(
-                f"{self._what}: {self.host} stalled: nothing, or too little, came for "
-                f"{self._stall_timeout:g} s"
-            )
-        return RegistryError(f"{self._what}: the connection to {self.host} broke: {_reason(exc)}")
 
 
 class Http:
@@ -199,8 +85,9 @@ class Http:
             await session.close()
 
     @asynccontextmanager
-    async def get(
+    async def request(
         self,
+        method: Method,
         url: URL,
         *,
         registry: URL,
@@ -208,18 +95,19 @@ class Http:
         headers: Mapping[str, str] | None = None,
         authorization: Authorization | None = None,
         redirects: bool = True,
-        method: Literal["GET", "HEAD"] = "GET",
+        body: bytes | AsyncIterable[bytes] | None = None,
     ) -> AsyncIterator[Answer]:
         """Send a request and follow its redirects; the connection is given back or closed at the end.
 
         Args:
+            method: the method.
             url: where to; it has passed `Rules.may_send`, or is the registry that the user named.
             registry: root of that registry.
             what: the image or blob concerned, for messages.
             headers: further fields, which also go where redirects lead.
             authorization: value of ``Authorization``; it does not leave the origin of *url*.
             redirects: whether they may be followed.
-            method: what to ask for: GET for the content, HEAD for its header fields alone.
+            body: what is sent; given as pieces, it is sent chunked unless *headers* tell its length.
 
         Raises:
             RequestRefused: a redirect leads where no request may go, or there are too many of them.
@@ -227,7 +115,9 @@ class Http:
         """
         at_origin = same_origin(url, registry)
         for _ in range(_HOPS + 1):
-            async with await self._send(method, url, what, headers, authorization, registry) as response:
+            async with await self._send(
+                method, url, what, headers, authorization, registry, body
+            ) as response:
                 location = response.headers.get("Location") if response.status in _REDIRECTS else None
                 if location is None:
                     yield Answer(
@@ -256,6 +146,7 @@ class Http:
         headers: Mapping[str, str] | None,
         authorization: Authorization | None,
         registry: URL,
+        body: bytes | AsyncIterable[bytes] | None,
     ) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeError("this registry client is not open; use it in an `async with` block")
@@ -263,39 +154,13 @@ class Http:
         if authorization is not None:
             fields["Authorization"] = authorization.value.reveal()
         try:
-            return await self._session.request(method, url, headers=fields, allow_redirects=False)
-        except _FAILURES as exc:
-            raise RegistryError(f"{what}: {self._unreached(exc, url, registry)}") from _cause(exc)
-
-    def _unreached(self, exc: Exception, url: URL, registry: URL) -> str:
-        host = host_of(url)
-        if isinstance(exc, aiohttp.ConnectionTimeoutError):
-            text = f"{host} could not be reached within {self._connect_timeout:g} s"
-        elif isinstance(exc, TimeoutError):
-            return f"{host} did not answer within {self._stall_timeout:g} s"
-        elif isinstance(exc, aiohttp.ClientConnectorError):
-            text = f"{host} could not be reached: {_reason(exc)}"
-        else:
-            return f"{host} broke the connection off or answered no valid HTTP: {_reason(exc)}"
-        certain = (aiohttp.ClientConnectorDNSError, aiohttp.ClientConnectorCertificateError)
-        if url.scheme == "https" and same_origin(url, registry) and not isinstance(exc, certain):
-            text += f"; if it speaks only plain HTTP, allow that with plain_http=[{host!r}]"
-        return text
-
-
-def _reason(exc: Exception) -> str:
-    """Tell what went wrong in words that hold no URL: its query may be a signature."""
-    if isinstance(exc, aiohttp.ClientConnectorCertificateError):
-        return f"its certificate is not valid: {one_line(str(exc.certificate_error), 160)}"
-    if isinstance(exc, aiohttp.ClientConnectorError):
-        return one_line(exc.os_error.strerror or str(exc.os_error) or type(exc.os_error).__name__, 160)
-    if isinstance(exc, aiohttp.ClientResponseError | HttpProcessingError):
-        return one_line(exc.message, 160) or type(exc).__name__
-    if isinstance(exc, aiohttp.InvalidURL):
-        return "not a valid URL"
-    return one_line(str(exc), 160) or type(exc).__name__
-
-
-def _cause(exc: Exception) -> Exception | None:
-    """Return *exc* to be shown as the cause, unless it holds a URL."""
-    return None if isinstance(exc, aiohttp.ClientResponseError | aiohttp.InvalidURL) else exc
+            return await self._session.request(method, url, headers=fields, data=body, allow_redirects=False)
+        except FAILURES as exc:
+            why = unreached(
+                exc,
+                url,
+                registry,
+                connect_timeout=self._connect_timeout,
+                stall_timeout=self._stall_timeout,
+            )
+            raise RegistryError(f"{what}: {why}") from cause_of(exc)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioruntime.errors import RateLimited, RegistryError, RequestRefused, Unauthorized
-from aioruntime.registry.auth import Authenticator, lifetime_of
+from aioruntime.registry.auth import lifetime_of
 from aioruntime.registry.client import RegistryClient
 from aioruntime.registry.credentials import ANONYMOUS, Credentials, Secret
 from tests.registry.helpers import DATA, blob_path, image_at, layer_of
@@ -24,10 +24,13 @@ class Clock:
     """A clock that the test moves."""
 
     def __init__(self) -> None:
-        self.now = 1000.0
+        self.time = 1000.0
 
-    def __call__(self) -> float:
-        return self.now
+    def now(self) -> float:
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        self.time += seconds
 
 
 class Holder:
@@ -134,10 +137,9 @@ async def test_expiry(server: ScriptedServer) -> None:
     serve_behind_token(server, challenge(server))
     server.on("GET", "/token", Reply(body=b'{"token": "t1", "expires_in": 300}'))
     clock = Clock()
-    async with RegistryClient() as client:
-        client._authenticator = Authenticator(client._http, ANONYMOUS, clock)
+    async with RegistryClient(clock=clock) as client:
         for moment in (0, 289, 2, 280):
-            clock.now += moment
+            clock.time += moment
             assert await read(client, server) == DATA
 
     assert len(token_requests(server)) == 2

@@ -362,7 +362,7 @@ async def test_short_digest(server: ScriptedServer) -> None:
 async def test_docker_hub() -> None:
     """Docker Hub's images are asked for where Docker Hub serves them."""
     async with RegistryClient() as client:
-        url = client._url(OciRef.parse("ubuntu"), "manifests/latest")
+        url = client._endpoint(OciRef.parse("ubuntu")).url("manifests/latest")
 
     assert str(url) == "https://registry-1.docker.io/v2/library/ubuntu/manifests/latest"
 

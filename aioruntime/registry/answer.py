@@ -1,0 +1,130 @@
+"""An answer of a registry, or of where it sent us: its head, and its body in bounded pieces (L2)."""
+
+from __future__ import annotations
+
+__all__ = ("Answer",)
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from aioruntime.errors import RegistryError, one_line
+from aioruntime.registry.failures import ERROR_BODY_LIMIT, error_for
+from aioruntime.registry.unanswered import FAILURES, cause_of, reason_of
+
+if TYPE_CHECKING:
+    import aiohttp
+
+# A document that drips may take so many stall times in all; blobs are bounded by their caller.
+_DOCUMENT_STALLS = 5
+
+
+class Answer:
+    """The head of an answer, with its body still to be read.
+
+    Attributes:
+        status: the HTTP status.
+        headers: the header fields, by case-insensitive name.
+        host: who answered, after redirects.
+        at_origin: whether no redirect has led away from the registry's own origin.
+        public: whether it was sent to us as it would be to anybody, without credentials.
+    """
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, *, what: str, host: str, at_origin: bool, stall_timeout: float
+    ) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.host = host
+        self.at_origin = at_origin
+        self.public = False
+        self._response = response
+        self._what = what
+        self._stall_timeout = stall_timeout
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of the body as the header says; None if it does not."""
+        return self._response.content_length
+
+    @property
+    def challenges(self) -> str:
+        """All ``WWW-Authenticate`` fields as one value."""
+        return ", ".join(self.headers.getall("WWW-Authenticate", ()))
+
+    @property
+    def content_range(self) -> str:
+        """All ``Content-Range`` fields as one value; two of them fit nothing."""
+        return ", ".join(self.headers.getall("Content-Range", ()))
+
+    def check_encoding(self) -> None:
+        """Refuse a body that was encoded on the way: its bytes are not those that a digest names.
+
+        Raises:
+            RegistryError: there is a ``Content-Encoding`` other than ``identity``, which alone was accepted.
+        """
+        encoding = self.headers.get("Content-Encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
+            raise RegistryError(
+                f"{self._what}: {self.host} sent it with Content-Encoding {one_line(encoding, 40)}, "
+                "which was not asked for; a proxy may be in between",
+                status=self.status,
+            )
+
+    async def chunk(self) -> bytes:
+        """Wait for the body's next bytes; none at its end.
+
+        Raises:
+            RegistryError: nothing came for the stall timeout, or the connection broke.
+        """
+        try:
+            return await self._response.content.readany()
+        except FAILURES as exc:
+            raise self._broken(exc) from cause_of(exc)
+
+    async def read(self, limit: int) -> bytes:
+        """Read the whole body.
+
+        Args:
+            limit: bytes that it may have at most.
+
+        Raises:
+            RegistryError: it is longer, content-encoded, too slow, or the connection broke.
+        """
+        self.check_encoding()
+        body = await self._head(limit + 1)
+        if len(body) > limit:
+            raise RegistryError(
+                f"{self._what}: {self.host} sent more than {limit} bytes, the most that is accepted",
+                status=self.status,
+            )
+        return body
+
+    async def error(self, hint: str) -> RegistryError:
+        """Return the error that this answer amounts to; *hint* tells what to check if it is 404."""
+        try:
+            body = await self._head(ERROR_BODY_LIMIT)
+        except RegistryError:
+            body = b""  # the status says enough
+        return error_for(
+            self.status, self.headers, body[:ERROR_BODY_LIMIT], what=self._what, host=self.host, hint=hint
+        )
+
+    async def _head(self, limit: int) -> bytes:
+        """Read up to about *limit* bytes of the body, in bounded time."""
+        body = bytearray()
+        content = self._response.content
+        try:
+            async with asyncio.timeout(self._stall_timeout * _DOCUMENT_STALLS):
+                while len(body) < limit and (chunk := await content.readany()):
+                    body += chunk
+        except FAILURES as exc:
+            raise self._broken(exc) from cause_of(exc)
+        return bytes(body)
+
+    def _broken(self, exc: Exception) -> RegistryError:
+        if isinstance(exc, TimeoutError):
+            return RegistryError(
+                f"{self._what}: {self.host} stalled: nothing, or too little, came for "
+                f"{self._stall_timeout:g} s"
+            )
+        return RegistryError(f"{self._what}: the connection to {self.host} broke: {reason_of(exc)}")

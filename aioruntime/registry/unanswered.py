@@ -1,0 +1,56 @@
+"""Tell why no answer came, or not all of it, in words that hold no URL: its query may be a signature (L2)."""
+
+from __future__ import annotations
+
+__all__ = ("FAILURES", "cause_of", "reason_of", "unreached")
+
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp.http import HttpProcessingError
+
+from aioruntime.errors import one_line
+from aioruntime.registry.origins import host_of, same_origin
+
+if TYPE_CHECKING:
+    from yarl import URL
+
+FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
+"""What a request, or reading its answer, can fail with."""
+
+
+def unreached(
+    exc: Exception, url: URL, registry: URL, *, connect_timeout: float, stall_timeout: float
+) -> str:
+    """Tell that, and why, *url* gave no answer."""
+    host = host_of(url)
+    if isinstance(exc, aiohttp.ConnectionTimeoutError):
+        text = f"{host} could not be reached within {connect_timeout:g} s"
+    elif isinstance(exc, TimeoutError):
+        return f"{host} did not answer within {stall_timeout:g} s"
+    elif isinstance(exc, aiohttp.ClientConnectorError):
+        text = f"{host} could not be reached: {reason_of(exc)}"
+    else:
+        return f"{host} broke the connection off or answered no valid HTTP: {reason_of(exc)}"
+    certain = (aiohttp.ClientConnectorDNSError, aiohttp.ClientConnectorCertificateError)
+    if url.scheme == "https" and same_origin(url, registry) and not isinstance(exc, certain):
+        text += f"; if it speaks only plain HTTP, allow that with plain_http=[{host!r}]"
+    return text
+
+
+def reason_of(exc: Exception) -> str:
+    """Tell what went wrong."""
+    if isinstance(exc, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not valid: {one_line(str(exc.certificate_error), 160)}"
+    if isinstance(exc, aiohttp.ClientConnectorError):
+        return one_line(exc.os_error.strerror or str(exc.os_error) or type(exc.os_error).__name__, 160)
+    if isinstance(exc, aiohttp.ClientResponseError | HttpProcessingError):
+        return one_line(exc.message, 160) or type(exc).__name__
+    if isinstance(exc, aiohttp.InvalidURL):
+        return "not a valid URL"
+    return one_line(str(exc), 160) or type(exc).__name__
+
+
+def cause_of(exc: Exception) -> Exception | None:
+    """Return *exc* to be shown as the cause, unless it holds a URL."""
+    return None if isinstance(exc, aiohttp.ClientResponseError | aiohttp.InvalidURL) else exc
