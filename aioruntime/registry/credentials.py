@@ -37,15 +37,20 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A user name and the password or access token that goes with it.
+    """A user name and the password or access token that goes with it, or a token in their place.
 
     Args:
         username: the name.
         password: the password, masked wherever it is shown.
+        identity_token: what token servers give registry tokens for, in place of the password; None if there
+            is none.
+        registry_token: what the registry itself takes, as it is; None if there is none.
     """
 
     username: str
     password: Secret
+    identity_token: Secret | None = None
+    registry_token: Secret | None = None
 
     def basic(self) -> Secret:
         """Return the ``Authorization`` value of the Basic scheme (RFC 7617)."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from typing import TYPE_CHECKING
@@ -12,10 +10,9 @@ import pytest
 
 from aioruntime.demo.registry import LocalRegistry
 from aioruntime.errors import NotFound
-from aioruntime.oci import media_types
 from aioruntime.oci.reference import OciRef
 from aioruntime.registry.client import RegistryClient
-from tests.registry.helpers import descriptor
+from tests.support.layouts import write_layout
 from tests.support.served_image import make_image
 
 if TYPE_CHECKING:
@@ -25,20 +22,6 @@ pytestmark = pytest.mark.skipif(
     not (shutil.which("docker-registry") and shutil.which("skopeo")),
     reason="needs Debian's docker-registry and skopeo",
 )
-
-
-def write_layout(path: Path, contents: dict[str, bytes]) -> None:
-    """Write an OCI image layout that names the image `tool`."""
-    blobs = path / "blobs" / "sha256"
-    blobs.mkdir(parents=True)
-    for data in contents.values():
-        (blobs / hashlib.sha256(data).hexdigest()).write_bytes(data)
-    manifest = next(data for name, data in contents.items() if "/manifests/" in name)
-    entry = descriptor(
-        manifest, media_types.OCI_MANIFEST, annotations={"org.opencontainers.image.ref.name": "tool"}
-    )
-    (path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
-    (path / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
 
 
 async def test_pushed_by_skopeo(tmp_path: Path) -> None:
