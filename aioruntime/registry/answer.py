@@ -26,17 +26,25 @@ class Answer:
         headers: the header fields, by case-insensitive name.
         host: who answered, after redirects.
         at_origin: whether no redirect has led away from the registry's own origin.
-        public: whether it was sent to us as it would be to anybody, without credentials.
+        public: whether it was sent to us as it would be to anybody: without credentials, and without TLS that
+            could tell who we are.
     """
 
     def __init__(
-        self, response: aiohttp.ClientResponse, *, what: str, host: str, at_origin: bool, stall_timeout: float
+        self,
+        response: aiohttp.ClientResponse,
+        *,
+        what: str,
+        host: str,
+        at_origin: bool,
+        public: bool,
+        stall_timeout: float,
     ) -> None:
         self.status = response.status
         self.headers = response.headers
         self.host = host
         self.at_origin = at_origin
-        self.public = False
+        self.public = public
         self._response = response
         self._what = what
         self._stall_timeout = stall_timeout

@@ -18,6 +18,7 @@ from aioruntime.oci.image import ResolvedImage, layers_of
 from aioruntime.oci.platform import Platform
 from aioruntime.registry.auth import Authenticator
 from aioruntime.registry.blobs import BlobStream, range_fits
+from aioruntime.registry.certificates import Certificates
 from aioruntime.registry.clock import SYSTEM_CLOCK
 from aioruntime.registry.credentials import ANONYMOUS
 from aioruntime.registry.endpoints import Endpoint
@@ -36,6 +37,7 @@ from aioruntime.registry.verify import (
 )
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Collection
 
     from yarl import URL
@@ -61,9 +63,18 @@ class RegistryClient:
     Args:
         keychain: asked for credentials once a registry has refused an anonymous request.
         plain_http: hosts, with or without port, that may be spoken to without TLS, besides this machine's
-            own loopback (``127.0.0.0/8``, ``::1``, ``localhost``), which always is. A host without port
+            own loopback (``127.0.0.0/8``, ``::1``, ``localhost``), which is unless TLS is set up for it: by
+            a ``certs.d`` directory, *ssl_context* or *insecure*. A host without port
             stands for all its ports. Redirects and token servers at internal addresses are refused unless
             they are at the registry's own host or named here.
+        trusted_realms: hosts of token servers, with or without port, that may have the credentials for any
+            registry. The registry's own host, those of names above and below it, and the token servers of
+            Docker Hub and a few other known registries may in any case; others get anonymous requests alone.
+        ssl_context: how to speak TLS to every host, this machine's included, in place of the system's
+            authorities and of the ``certs.d`` directories. A client's certificate in it is shown to each host
+            that asks; one in ``certs.d/HOST`` to that host alone.
+        insecure: hosts, with or without port, whose TLS certificates are not verified: anybody on the way
+            can read and change what passes, credentials included.
         connections_per_host: connections to one host at most; further requests wait.
         connect_timeout: seconds for connecting to a host.
         stall_timeout: seconds without a byte after which a host is given up. There is no limit to the
@@ -77,15 +88,20 @@ class RegistryClient:
         *,
         keychain: Keychain = ANONYMOUS,
         plain_http: Collection[str] = (),
+        trusted_realms: Collection[str] = (),
+        ssl_context: ssl.SSLContext | None = None,
+        insecure: Collection[str] = (),
         connections_per_host: int = 16,
         connect_timeout: float = 10.0,
         stall_timeout: float = 60.0,
         user_agent: str = "aioruntime",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._rules = Rules(plain_http)
+        certificates = Certificates(ssl_context, insecure)
+        self._rules = Rules(plain_http, trusted_realms, certificates.has_tls)
         self._http = Http(
             self._rules,
+            certificates,
             connections_per_host=connections_per_host,
             connect_timeout=connect_timeout,
             stall_timeout=stall_timeout,

@@ -1,7 +1,7 @@
 """Make every request to registries and to where they send us (L2): the only module that does.
 
 Redirects are followed here, each by the rules of `origins`; nothing is inflated, no cookie is kept, no
-``.netrc`` and no proxy is taken from the environment, and ``Authorization`` does not leave its origin.
+``.netrc`` is read, and ``Authorization`` and client certificates do not leave their origin.
 """
 
 from __future__ import annotations
@@ -9,20 +9,25 @@ from __future__ import annotations
 __all__ = ("Http", "Method")
 
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
 import aiohttp
 
 from aioruntime.errors import RegistryError, RequestRefused
 from aioruntime.registry.answer import Answer
+from aioruntime.registry.certificates import Tls
+from aioruntime.registry.credentials import Secret
 from aioruntime.registry.origins import Rules, follow, host_of, same_origin
-from aioruntime.registry.unanswered import FAILURES, cause_of, unreached
+from aioruntime.registry.proxies import Proxies, Proxy
+from aioruntime.registry.unanswered import FAILURES, cause_of, proxy_status, unreached
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Mapping
 
     from yarl import URL
 
+    from aioruntime.registry.certificates import Certificates
     from aioruntime.registry.credentials import Authorization
 
 Method: TypeAlias = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
@@ -34,11 +39,20 @@ _HOPS = 10
 _READ_BUFFER = 256 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How to reach a host."""
+
+    tls: Tls
+    proxy: Proxy | None
+
+
 class Http:
     """A pool of connections to registries; an async context manager.
 
     Args:
         rules: where requests may go.
+        certificates: how to speak TLS to each host.
         connections_per_host: connections to one host and port at most; more requests wait for one.
         connect_timeout: seconds for connecting, TLS included.
         stall_timeout: seconds without a byte after which an answer is given up.
@@ -48,6 +62,7 @@ class Http:
     def __init__(
         self,
         rules: Rules,
+        certificates: Certificates,
         *,
         connections_per_host: int,
         connect_timeout: float,
@@ -55,6 +70,8 @@ class Http:
         user_agent: str,
     ) -> None:
         self.rules = rules
+        self._certificates = certificates
+        self._proxies = Proxies({})
         self._connections_per_host = connections_per_host
         self._timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=connect_timeout, sock_read=stall_timeout
@@ -67,6 +84,8 @@ class Http:
     async def __aenter__(self) -> Self:
         if self._session is not None:
             raise RuntimeError("this registry client is already open")
+        await self._certificates.open()
+        self._proxies = Proxies()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, limit_per_host=self._connections_per_host),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -95,7 +114,7 @@ class Http:
         headers: Mapping[str, str] | None = None,
         authorization: Authorization | None = None,
         redirects: bool = True,
-        body: bytes | AsyncIterable[bytes] | None = None,
+        body: bytes | Secret | AsyncIterable[bytes] | None = None,
     ) -> AsyncIterator[Answer]:
         """Send a request and follow its redirects; the connection is given back or closed at the end.
 
@@ -112,11 +131,15 @@ class Http:
         Raises:
             RequestRefused: a redirect leads where no request may go, or there are too many of them.
             RegistryError: no answer came.
+            InvalidSpec: a certificate or a proxy that the user has set up can't be used.
         """
         at_origin = same_origin(url, registry)
+        public = authorization is None or authorization.anonymous
         for _ in range(_HOPS + 1):
+            way = await self._way(url)
+            public = public and not way.tls.personal
             async with await self._send(
-                method, url, what, headers, authorization, registry, body
+                method, url, what, headers, authorization, registry, body, way
             ) as response:
                 location = response.headers.get("Location") if response.status in _REDIRECTS else None
                 if location is None:
@@ -125,6 +148,7 @@ class Http:
                         what=what,
                         host=host_of(url),
                         at_origin=at_origin,
+                        public=public,
                         stall_timeout=self._stall_timeout,
                     )
                     return
@@ -138,6 +162,16 @@ class Http:
             url = target
         raise RequestRefused(f"{what}: {host_of(registry)} redirects more than {_HOPS} times")
 
+    async def _way(self, url: URL) -> _Way:
+        way = _Way(await self._certificates.tls_for(url), self._proxies.find(url))
+        if way.proxy is not None and way.proxy.encrypted and not self._certificates.is_usual(way.tls):
+            # aiohttp would use the same settings, and show the same certificate, to the proxy.
+            raise RequestRefused(
+                f"{host_of(url)}: has certificates of its own, which can't be used through the https proxy "
+                f"{way.proxy.host}; add the host to NO_PROXY, or name the proxy by http"
+            )
+        return way
+
     async def _send(
         self,
         method: str,
@@ -146,15 +180,22 @@ class Http:
         headers: Mapping[str, str] | None,
         authorization: Authorization | None,
         registry: URL,
-        body: bytes | AsyncIterable[bytes] | None,
+        body: bytes | Secret | AsyncIterable[bytes] | None,
+        way: _Way,
     ) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeError("this registry client is not open; use it in an `async with` block")
-        fields = dict(headers or {})
-        if authorization is not None:
-            fields["Authorization"] = authorization.value.reveal()
         try:
-            return await self._session.request(method, url, headers=fields, data=body, allow_redirects=False)
+            # Secrets are revealed in the call alone: no variable here shows them in a traceback with locals.
+            return await self._session.request(
+                method,
+                url,
+                headers=_fields(headers, authorization),
+                data=body.reveal().encode() if isinstance(body, Secret) else body,
+                allow_redirects=False,
+                ssl=way.tls.context,
+                proxy=way.proxy.url.reveal() if way.proxy else None,
+            )
         except FAILURES as exc:
             why = unreached(
                 exc,
@@ -162,5 +203,11 @@ class Http:
                 registry,
                 connect_timeout=self._connect_timeout,
                 stall_timeout=self._stall_timeout,
+                proxy=way.proxy.host if way.proxy else None,
             )
-            raise RegistryError(f"{what}: {why}") from cause_of(exc)
+            raise RegistryError(f"{what}: {why}", status=proxy_status(exc)) from cause_of(exc)
+
+
+def _fields(headers: Mapping[str, str] | None, authorization: Authorization | None) -> dict[str, str]:
+    own = {"Authorization": authorization.value.reveal()} if authorization else {}
+    return {**(headers or {}), **own}

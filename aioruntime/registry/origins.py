@@ -11,6 +11,8 @@ __all__ = (
     "Rules",
     "follow",
     "host_of",
+    "is_loopback",
+    "is_named",
     "may_carry_credentials",
     "parse_url",
     "same_origin",
@@ -19,7 +21,7 @@ __all__ = (
 import ipaddress
 import re
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from yarl import URL
@@ -35,7 +37,11 @@ _URL_LIMIT = 16 * 1024
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _INTERNAL_NAMES = ("localhost", "metadata.google.internal", "metadata")
 # Token servers that are neither the registry's host nor of a name above or below it.
-_KNOWN_REALMS = {"registry-1.docker.io": "auth.docker.io"}
+_KNOWN_REALMS = {
+    "registry-1.docker.io": "auth.docker.io",
+    "docker.elastic.co": "docker-auth.elastic.co",
+    "registry.digitalocean.com": "api.digitalocean.com",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +51,13 @@ class Rules:
     Args:
         plain_http: hosts, with or without port, that may be spoken to without TLS. Without a port, every
             port of that host is meant. Naming a host here also allows to be sent there, internal or not.
+        trusted_realms: hosts of token servers, likewise, that may have the credentials for any registry.
+        has_tls: tells that TLS is set up for a host of this machine, which otherwise is spoken to without.
     """
 
     plain_http: Collection[str] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "plain_http", frozenset(entry.lower() for entry in self.plain_http))
+    trusted_realms: Collection[str] = ()
+    has_tls: Callable[[URL], bool] = lambda _: False
 
     def registry_url(self, api_host: str) -> URL:
         """Return the root URL of the registry that the user named, with ``http`` only where it is allowed.
@@ -67,11 +74,21 @@ class Rules:
                 raise ValueError
         except ValueError:
             raise InvalidReference(f"not a registry's host and port: {one_line(api_host)}") from None
-        return url.with_scheme("http") if self.allows_plain(url) else url
+        plain = self._is_named(url) or (is_loopback(url) and not self.has_tls(url))
+        return url.with_scheme("http") if plain else url
 
     def allows_plain(self, url: URL) -> bool:
         """Tell whether the host of *url* may be spoken to without TLS: loopback, or named by the user."""
-        return _is_loopback(_host(url)) or self._is_named(url)
+        return is_loopback(url) or self._is_named(url)
+
+    def may_carry_credentials(self, realm: URL, registry: URL) -> bool:
+        """Tell whether the user's credentials for *registry* may be sent to a token server.
+
+        It has to be entitled by itself (`may_carry_credentials`), or to be named by the user; then too, no
+        credentials and no token for them go unencrypted over a network.
+        """
+        safe = all(url.scheme == "https" or is_loopback(url) for url in (realm, registry))
+        return may_carry_credentials(realm, registry) or (safe and is_named(realm, self.trusted_realms))
 
     def may_send(self, url: URL, *, registry: URL, what: str, previous: URL | None = None) -> None:
         """Check that a request may go to a *url* that somebody else has named.
@@ -96,16 +113,14 @@ class Rules:
             return "it leads from https to http"
         if url.scheme == "http" and not self.allows_plain(url):
             return f"it is not encrypted; if that is acceptable, name {host_of(url)!r} in plain_http="
-        if _is_loopback(host) and _is_loopback(_host(registry)):
+        if is_loopback(url) and is_loopback(registry):
             return None
         if not own and _is_internal(host):
             return "it is an address of this machine or of a private network, not the registry's own"
         return None
 
     def _is_named(self, url: URL) -> bool:
-        return bool(
-            {_host(url), _bracketed(_host(url)), host_of(url), _with_port(url)} & set(self.plain_http)
-        )
+        return is_named(url, self.plain_http)
 
 
 def parse_url(text: str, what: str) -> URL:
@@ -158,11 +173,11 @@ def may_carry_credentials(realm: URL, registry: URL) -> bool:
     """Tell whether the user's credentials for *registry* may be sent to a token server.
 
     Over https they may go to the registry's own host, to one whose name is above or below it
-    (``registry.gitlab.com`` and ``gitlab.com``), and to Docker Hub's token server. Without TLS they go
-    to the registry's own origin alone, and only if that is on this machine.
+    (``registry.gitlab.com`` and ``gitlab.com``), and to the token servers of a few known registries. Without
+    TLS they go to the registry's own origin alone, and only if that is on this machine.
     """
     if realm.scheme != "https" or registry.scheme != "https":
-        return same_origin(realm, registry) and _is_loopback(_host(realm))
+        return same_origin(realm, registry) and is_loopback(realm)
     one, other = _host(realm), _host(registry)
     if one == other or _KNOWN_REALMS.get(other) == one:
         return True
@@ -175,6 +190,12 @@ def may_carry_credentials(realm: URL, registry: URL) -> bool:
 def host_of(url: URL) -> str:
     """Return host and port as they stand in messages and references, without a usual port."""
     return _bracketed(_host(url)) if url.is_default_port() else _with_port(url)
+
+
+def is_named(url: URL, hosts: Collection[str]) -> bool:
+    """Tell whether *hosts* names that of *url*, with its port or without any, in either case of letters."""
+    names = {_host(url), _bracketed(_host(url)), host_of(url), _with_port(url)}
+    return not names.isdisjoint(entry.lower() for entry in hosts)
 
 
 def _with_port(url: URL) -> str:
@@ -195,7 +216,9 @@ def _shown(text: str) -> str:
     return one_line(re.sub(r"//[^/]*@", "//***@", head), 120)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(url: URL) -> bool:
+    """Tell whether the host of *url* is this machine, by its name or address alone."""
+    host = _host(url)
     address = _address(host)
     if address is None:
         return host == "localhost" or host.endswith(".localhost")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from aioruntime.registry.origins import same_origin
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Collection, Mapping
 
     from yarl import URL
 
@@ -42,6 +42,8 @@ class Requests:
         endpoint: Endpoint | None,
         what: str,
         headers: Mapping[str, str] | None = None,
+        *,
+        scopes: Collection[str] = (),
     ) -> AsyncIterator[Answer]:
         """Send a request, and once more with what the registry's challenge asks for.
 
@@ -52,6 +54,7 @@ class Requests:
                 stay anonymous.
             what: the image or blob concerned, for messages.
             headers: further fields.
+            scopes: what the token has to allow besides pulling, such as ``repository:org/tool:pull,push``.
 
         Raises:
             Unauthorized: the registry wants other credentials.
@@ -61,22 +64,20 @@ class Requests:
         registry = endpoint.root if endpoint else url.origin()
         authorization = None
         if endpoint and same_origin(url, registry):
-            authorization = await self._authenticator.known(endpoint, what)
+            authorization = await self._authenticator.known(endpoint, what, scopes)
         async with self._http.request(
             method, url, registry=registry, what=what, headers=headers, authorization=authorization
         ) as answer:
-            answer.public = authorization is None or authorization.anonymous
             # A challenge from where a redirect led is not the registry's: nothing of ours goes there.
             if answer.status != 401 or not answer.at_origin or not endpoint:
                 yield answer
                 return
             denied = await answer.error(_CHECK_NAME)
             challenges = answer.challenges
-        authorization = await self._authenticator.answer(endpoint, challenges, authorization, what)
+        authorization = await self._authenticator.answer(endpoint, challenges, authorization, what, scopes)
         if authorization is None:
             raise denied
         async with self._http.request(
             method, url, registry=registry, what=what, headers=headers, authorization=authorization
         ) as answer:
-            answer.public = authorization.anonymous
             yield answer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("FAILURES", "cause_of", "reason_of", "unreached")
+__all__ = ("FAILURES", "cause_of", "proxy_status", "reason_of", "unreached")
 
 from typing import TYPE_CHECKING
 
@@ -20,22 +20,41 @@ FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 
 
 def unreached(
-    exc: Exception, url: URL, registry: URL, *, connect_timeout: float, stall_timeout: float
+    exc: Exception,
+    url: URL,
+    registry: URL,
+    *,
+    connect_timeout: float,
+    stall_timeout: float,
+    proxy: str | None = None,
 ) -> str:
-    """Tell that, and why, *url* gave no answer."""
-    host = host_of(url)
+    """Tell that, and why, *url* gave no answer, asked through *proxy* if there is one."""
+    named = host_of(url)
+    host = f"{named} (through the proxy {proxy})" if proxy else named
+    if isinstance(exc, aiohttp.ClientHttpProxyError):
+        return f"{host} could not be reached: the proxy answered {exc.status} {reason_of(exc)}"
     if isinstance(exc, aiohttp.ConnectionTimeoutError):
         text = f"{host} could not be reached within {connect_timeout:g} s"
     elif isinstance(exc, TimeoutError):
         return f"{host} did not answer within {stall_timeout:g} s"
+    elif isinstance(exc, aiohttp.ClientConnectorCertificateError):
+        return (
+            f"{host} could not be reached: {reason_of(exc)}; if it is of a private authority, put that into "
+            f"~/.config/containers/certs.d/{named}/ca.crt"
+        )
     elif isinstance(exc, aiohttp.ClientConnectorError):
         text = f"{host} could not be reached: {reason_of(exc)}"
     else:
         return f"{host} broke the connection off or answered no valid HTTP: {reason_of(exc)}"
-    certain = (aiohttp.ClientConnectorDNSError, aiohttp.ClientConnectorCertificateError)
-    if url.scheme == "https" and same_origin(url, registry) and not isinstance(exc, certain):
-        text += f"; if it speaks only plain HTTP, allow that with plain_http=[{host!r}]"
+    certain = isinstance(exc, aiohttp.ClientConnectorDNSError | aiohttp.ClientProxyConnectionError)
+    if url.scheme == "https" and same_origin(url, registry) and not certain:
+        text += f"; if it speaks only plain HTTP, allow that with plain_http=[{named!r}]"
     return text
+
+
+def proxy_status(exc: Exception) -> int | None:
+    """Return the status with which a proxy refused to let us through; None if that is not what happened."""
+    return exc.status if isinstance(exc, aiohttp.ClientHttpProxyError) else None
 
 
 def reason_of(exc: Exception) -> str:
@@ -52,5 +71,12 @@ def reason_of(exc: Exception) -> str:
 
 
 def cause_of(exc: Exception) -> Exception | None:
-    """Return *exc* to be shown as the cause, unless it holds a URL."""
-    return None if isinstance(exc, aiohttp.ClientResponseError | aiohttp.InvalidURL) else exc
+    """Return *exc* to be shown as the cause, unless it holds a URL.
+
+    It has no traceback: the frames below us have what was sent, with its secrets, in their variables.
+    """
+    key = getattr(exc, "_conn_key", None)
+    if isinstance(exc, aiohttp.ClientResponseError | aiohttp.InvalidURL) or (key and key.proxy):
+        return None
+    exc.__cause__ = exc.__context__ = None
+    return exc.with_traceback(None)

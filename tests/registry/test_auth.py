@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioruntime.errors import RateLimited, RegistryError, RequestRefused, Unauthorized
-from aioruntime.registry.auth import lifetime_of
 from aioruntime.registry.client import RegistryClient
 from aioruntime.registry.credentials import ANONYMOUS, Credentials, Secret
+from aioruntime.registry.tokens import lifetime_of
 from tests.registry.helpers import DATA, blob_path, image_at, layer_of
 from tests.support.scripted import Fault, Reply, Request, ScriptedServer
 
