@@ -12,6 +12,10 @@ __all__ = (
     "ComposedImage",
     # Runtimes
     "ContainerRuntime",
+    # Credentials
+    "Credentials",
+    "CredentialsError",
+    "DefaultKeychain",
     "DigestMismatch",
     "DockerRuntime",
     "EngineDiskFull",
@@ -53,7 +57,9 @@ __all__ = (
     "RunOutcome",
     "RunSpec",
     "RuntimeInfo",
+    "Secret",
     "SizeMismatch",
+    "StaticKeychain",
     "StoreError",
     "StoreFull",
     "StreamTruncated",
@@ -63,6 +69,7 @@ __all__ = (
 
 from aioruntime.errors import (
     AioRuntimeError,
+    CredentialsError,
     DigestMismatch,
     EngineDiskFull,
     EngineError,
@@ -98,7 +105,8 @@ from aioruntime.oci.platform import Platform
 from aioruntime.oci.reference import OciRef
 from aioruntime.progress import LayerProgress, NoopProgress, ProgressReporter
 from aioruntime.registry.client import RegistryClient
-from aioruntime.registry.credentials import Keychain
+from aioruntime.registry.credentials import Credentials, Keychain, Secret
+from aioruntime.registry.keychain import DefaultKeychain, StaticKeychain
 from aioruntime.rich_progress import RichProgress
 from aioruntime.runtime.connect import connect
 from aioruntime.runtime.contract import ContainerRuntime

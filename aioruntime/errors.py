@@ -8,6 +8,7 @@
     ├── InvalidManifest                    a manifest, index or config that breaks its specification
     ├── RegistryError(status, code)        the registry answered with an error, or could not be reached
     │   ├── Unauthorized                   it wants credentials, or refused those it got
+    │   ├── CredentialsError               what should have them, a file or a program, is broken
     │   ├── NotFound                       no such repository, tag, manifest or blob
     │   ├── RateLimited(retry_after)       too many requests
     │   └── RequestRefused                 we refused to go where the registry sent us
@@ -32,6 +33,7 @@ from __future__ import annotations
 
 __all__ = (
     "AioRuntimeError",
+    "CredentialsError",
     "DigestMismatch",
     "EngineDiskFull",
     "EngineError",
@@ -111,6 +113,13 @@ class RegistryError(AioRuntimeError):
 
 class Unauthorized(RegistryError):
     """The registry wants credentials, or refused those that it was given."""
+
+
+class CredentialsError(RegistryError):
+    """A file with credentials can't be read, or a credential helper failed; the message names it.
+
+    Nothing was sent in their stead: no other credentials, and not a request without any.
+    """
 
 
 class NotFound(RegistryError):

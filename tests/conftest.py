@@ -35,6 +35,7 @@ _FOREIGN = (
     "CONTAINERS_STORAGE_CONF",
     "CONTAINERS_REGISTRIES_CONF",
     "REGISTRY_AUTH_FILE",
+    "DOCKER_AUTH_CONFIG",
     "AIORUNTIME_STORE",
     "NETRC",
     *(name for low in ("http_proxy", "https_proxy", "all_proxy", "no_proxy") for name in (low, low.upper())),

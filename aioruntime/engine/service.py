@@ -150,7 +150,9 @@ def _prepare(program: str, root: Path | None, runroot: Path | None) -> _Prepared
         # Podman puts every archive that it is sent there, and leaves it behind when it is killed.
         spool = directory / "tmp"
         spool.mkdir(mode=0o700)
-        environment = {**os.environ, "TMPDIR": str(spool)}
+        # Podman has no use for it: what the user holds for registries is not the engine's.
+        inherited = {name: value for name, value in os.environ.items() if name != "DOCKER_AUTH_CONFIG"}
+        environment = inherited | {"TMPDIR": str(spool)}
         settings = read_settings(os.environ)
         if os.geteuid() == 0 and not _may_raise_limits(Path("/proc/self/status")):
             file = directory / "containers.conf"

@@ -20,9 +20,9 @@ from aioruntime.registry.auth import Authenticator
 from aioruntime.registry.blobs import BlobStream, range_fits
 from aioruntime.registry.certificates import Certificates
 from aioruntime.registry.clock import SYSTEM_CLOCK
-from aioruntime.registry.credentials import ANONYMOUS
 from aioruntime.registry.endpoints import Endpoint
 from aioruntime.registry.http import Http
+from aioruntime.registry.keychain import DefaultKeychain, StaticKeychain
 from aioruntime.registry.origins import Rules, parse_url
 from aioruntime.registry.requests import Requests
 from aioruntime.registry.served import Document, known_document
@@ -38,7 +38,7 @@ from aioruntime.registry.verify import (
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Collection
+    from collections.abc import AsyncIterator, Collection, Mapping
 
     from yarl import URL
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from aioruntime.oci.image import LayerSpec
     from aioruntime.oci.reference import OciRef
     from aioruntime.registry.clock import Clock
-    from aioruntime.registry.credentials import Keychain
+    from aioruntime.registry.credentials import Credentials, Keychain
     from aioruntime.registry.served import KnownDocuments
 
 _MANIFEST_LIMIT = 4 * 1024 * 1024
@@ -61,7 +61,11 @@ class RegistryClient:
     """Reads images from registries; an async context manager.
 
     Args:
-        keychain: asked for credentials once a registry has refused an anonymous request.
+        credentials: what to present, by registry (``ghcr.io``, ``127.0.0.1:5000``, ``docker.io`` for Docker
+            Hub) or by what repositories begin with (``ghcr.io/org``); the most specific entry counts.
+        keychain: asked where *credentials* has no entry; if not given, what ``docker login`` and the like
+            have left on this machine (`DefaultKeychain`). Neither is used before a registry has refused an
+            anonymous request.
         plain_http: hosts, with or without port, that may be spoken to without TLS, besides this machine's
             own loopback (``127.0.0.0/8``, ``::1``, ``localhost``), which is unless TLS is set up for it: by
             a ``certs.d`` directory, *ssl_context* or *insecure*. A host without port
@@ -86,7 +90,8 @@ class RegistryClient:
     def __init__(
         self,
         *,
-        keychain: Keychain = ANONYMOUS,
+        credentials: Mapping[str, Credentials] | None = None,
+        keychain: Keychain | None = None,
         plain_http: Collection[str] = (),
         trusted_realms: Collection[str] = (),
         ssl_context: ssl.SSLContext | None = None,
@@ -107,7 +112,8 @@ class RegistryClient:
             stall_timeout=stall_timeout,
             user_agent=user_agent,
         )
-        self._requests = Requests(self._http, Authenticator(self._http, keychain, clock))
+        chosen = StaticKeychain(credentials or {}, keychain or DefaultKeychain(clock=clock))
+        self._requests = Requests(self._http, Authenticator(self._http, chosen, clock))
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()
