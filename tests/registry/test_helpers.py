@@ -16,6 +16,7 @@ from aioruntime.registry.clock import SYSTEM_CLOCK, Clock
 from aioruntime.registry.credentials import Credentials, Secret
 from aioruntime.registry.helpers import Helpers
 from aioruntime.tasks import in_thread
+from tests.support.canary import shown_by
 from tests.support.helper_programs import calls_of, counting, make_helper, telling
 from tests.support.leaks import assert_settles, running_with, snapshot
 
@@ -137,7 +138,8 @@ async def test_cancelled(tmp_path: Path) -> None:
 
 
 async def test_cancelled_at_once(tmp_path: Path) -> None:
-    """THREATS C3: nothing stays of a helper that is cancelled before, while or after it is started."""
+    """THREATS C3, C8: nothing stays of a helper that is cancelled before, while or after it is started, and
+    no error shows what the environment holds."""
     make_helper(tmp_path, "mine", "sleep 600")
     before = snapshot()
     for steps in range(30):
@@ -145,8 +147,9 @@ async def test_cancelled_at_once(tmp_path: Path) -> None:
         for _ in range(steps):
             await asyncio.sleep(0)
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(asyncio.CancelledError) as caught:
             await task
+        assert "canary" not in shown_by(caught.value)
 
     await assert_settles(before)
     assert running_with(str(tmp_path)) == []
