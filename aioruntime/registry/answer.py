@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from aioruntime.errors import RegistryError, one_line
 from aioruntime.registry.failures import ERROR_BODY_LIMIT, error_for
+from aioruntime.registry.origins import host_of
 from aioruntime.registry.unanswered import FAILURES, cause_of, reason_of
 
 if TYPE_CHECKING:
     import aiohttp
+    from yarl import URL
 
 # A document that drips may take so many stall times in all; blobs are bounded by their caller.
 _DOCUMENT_STALLS = 5
@@ -24,6 +26,7 @@ class Answer:
     Attributes:
         status: the HTTP status.
         headers: the header fields, by case-insensitive name.
+        url: what was answered, after redirects. Its query may be a signature: not to be shown.
         host: who answered, after redirects.
         at_origin: whether no redirect has led away from the registry's own origin.
         public: whether it was sent to us as it would be to anybody: without credentials, and without TLS that
@@ -35,14 +38,15 @@ class Answer:
         response: aiohttp.ClientResponse,
         *,
         what: str,
-        host: str,
+        url: URL,
         at_origin: bool,
         public: bool,
         stall_timeout: float,
     ) -> None:
         self.status = response.status
         self.headers = response.headers
-        self.host = host
+        self.url = url
+        self.host = host_of(url)
         self.at_origin = at_origin
         self.public = public
         self._response = response

@@ -1,6 +1,6 @@
-"""`RegistryClient`: what references name, and the blobs of images (L2).
+"""`RegistryClient`: what references name, the blobs of images, and pushing them (L2).
 
-Follows "Pull" of the OCI distribution specification.
+Follows "Pull" and "Push" of the OCI distribution specification.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import Manifest, choose_manifest, decode_config, decode_document
 from aioruntime.oci.image import ResolvedImage, layers_of
 from aioruntime.oci.platform import Platform
+from aioruntime.progress import NoopProgress, finishing
 from aioruntime.registry.auth import Authenticator
 from aioruntime.registry.blobs import BlobStream, range_fits
 from aioruntime.registry.certificates import Certificates
@@ -24,8 +25,11 @@ from aioruntime.registry.endpoints import Endpoint
 from aioruntime.registry.http import Http
 from aioruntime.registry.keychain import DefaultKeychain, StaticKeychain
 from aioruntime.registry.origins import Rules, parse_url
+from aioruntime.registry.push import push_image
 from aioruntime.registry.requests import Requests
 from aioruntime.registry.served import Document, known_document
+from aioruntime.registry.tags import list_tags
+from aioruntime.registry.uploads import Destination
 from aioruntime.registry.verify import (
     check_declared,
     check_digest,
@@ -38,15 +42,18 @@ from aioruntime.registry.verify import (
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Collection, Mapping
+    from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 
     from yarl import URL
 
     from aioruntime.oci.documents import Descriptor
     from aioruntime.oci.image import LayerSpec
     from aioruntime.oci.reference import OciRef
+    from aioruntime.progress import ProgressReporter
+    from aioruntime.registry.answer import Answer
     from aioruntime.registry.clock import Clock
     from aioruntime.registry.credentials import Credentials, Keychain
+    from aioruntime.registry.push import BlobReader
     from aioruntime.registry.served import KnownDocuments
 
 _MANIFEST_LIMIT = 4 * 1024 * 1024
@@ -58,7 +65,7 @@ _ACCEPT = {"Accept": ", ".join(media_types.ACCEPTED)}
 
 
 class RegistryClient:
-    """Reads images from registries; an async context manager.
+    """Reads images from registries, and pushes them there; an async context manager.
 
     Args:
         credentials: what to present, by registry (``ghcr.io``, ``127.0.0.1:5000``, ``docker.io`` for Docker
@@ -112,6 +119,7 @@ class RegistryClient:
             stall_timeout=stall_timeout,
             user_agent=user_agent,
         )
+        self._clock = clock
         chosen = StaticKeychain(credentials or {}, keychain or DefaultKeychain(clock=clock))
         self._requests = Requests(self._http, Authenticator(self._http, chosen, clock))
 
@@ -264,6 +272,81 @@ class RegistryClient:
         except Unauthorized:
             return False
 
+    async def exists(self, image: OciRef) -> bool:
+        """Tell whether the registry has what *image* names; its layers are not asked for.
+
+        Raises:
+            InvalidReference: the digest is shortened, or of an algorithm that can't be verified.
+            RegistryError: the registry answered with another error than "not found", or could not be reached.
+        """
+        endpoint = self._endpoint(image)
+        url = endpoint.url(f"manifests/{image.selector}")
+        async with self._requests.open("HEAD", url, endpoint, str(image), _ACCEPT) as answer:
+            if answer.status != 405:
+                return await _is_there(answer)
+        async with self._requests.open("GET", url, endpoint, str(image), _ACCEPT) as answer:
+            return await _is_there(answer)
+
+    def tags(self, image: OciRef) -> AsyncIterator[str]:
+        """List the tags of the repository of *image*, in the registry's order.
+
+        Args:
+            image: whose repository is meant; its tag and digest do not matter.
+
+        Returns:
+            An async iterator, which asks for a page when it comes to it.
+
+        Raises:
+            NotFound: there is no such repository.
+            RequestRefused: the next page is said to be at another origin.
+            RegistryError: the registry failed, sent what is no list of tags, or a list without an end.
+        """
+        return list_tags(self._requests, self._endpoint(image), image)
+
+    async def push(
+        self,
+        image: OciRef,
+        manifest: bytes,
+        media_type: str,
+        blobs: Iterable[LayerSpec],
+        source: BlobReader,
+        *,
+        mounts: Mapping[ImageDigest, str] | None = None,
+        progress: ProgressReporter | None = None,
+    ) -> ImageDigest:
+        """Push a manifest or an index under the name *image*, and before it the blobs that it needs.
+
+        Blobs that the repository has are not sent, and an upload that breaks off goes on where it was.
+
+        Args:
+            image: where to, by tag, or by the manifest's own digest. With both, the tag is set.
+            manifest: its bytes, which are sent as they are.
+            media_type: its media type.
+            blobs: config and layers; none for an index, whose manifests are pushed by digest before it.
+            source: reads them, such as an `ImageStore`.
+            mounts: repositories of the same registry (as in request paths) to take blobs from, by digest.
+            progress: told the bytes that are there.
+
+        Returns:
+            The manifest's digest, by which the registry has it now.
+
+        Raises:
+            DigestMismatch: the manifest is not what the digest in *image* names, a blob in *source* was
+                altered, or the registry says that it has taken something else.
+            LayersMissing: a blob is not in *source*.
+            Unauthorized: the registry wants other credentials for pushing.
+            RequestRefused: the registry sends us where no request may go.
+            RegistryError: it refused the image, or could not be reached; blobs that it has stay for the next
+                try.
+        """
+        digest = image.pinned or ImageDigest.of(manifest)
+        check_digest(manifest, digest, str(image), "the caller")
+        to = Destination(self._requests, self._rules, self._endpoint(image), self._clock)
+        progress = progress or NoopProgress()
+        with finishing(progress):
+            await push_image(to, image, manifest, media_type, digest, blobs, source, mounts or {}, progress)
+        return digest
+
     async def _config(self, image: OciRef, descriptor: Descriptor) -> bytes:
         what = f"{image}: config {descriptor.digest}"
         endpoint = self._endpoint(image)
@@ -289,3 +372,9 @@ class RegistryClient:
         if endpoint is None:
             raise InvalidSpec(f"layer {layer.digest}: has no blob_url, and no image tells where it is")
         return endpoint.url(f"blobs/{layer.digest}")
+
+
+async def _is_there(answer: Answer) -> bool:
+    if answer.status not in (200, 404):
+        raise await answer.error(_CHECK_NAME)
+    return answer.status == 200

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = ("Http", "Method")
 
+import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
@@ -37,6 +38,8 @@ _HOPS = 10
 # Of 64 KiB, 256 KiB and 1 MiB, this was the fastest with a reader that hashes and writes in threads; pieces
 # then have up to three times as much.
 _READ_BUFFER = 256 * 1024
+# Little enough for a slow line to take within the stall timeout.
+_WRITE_PIECE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Http:
         certificates: how to speak TLS to each host.
         connections_per_host: connections to one host and port at most; more requests wait for one.
         connect_timeout: seconds for connecting, TLS included.
-        stall_timeout: seconds without a byte after which an answer is given up.
+        stall_timeout: seconds without a byte after which an answer, or the sending of a body, is given up.
         user_agent: what to call ourselves.
     """
 
@@ -114,7 +117,7 @@ class Http:
         headers: Mapping[str, str] | None = None,
         authorization: Authorization | None = None,
         redirects: bool = True,
-        body: bytes | Secret | AsyncIterable[bytes] | None = None,
+        body: Secret | AsyncIterable[bytes] | None = None,
     ) -> AsyncIterator[Answer]:
         """Send a request and follow its redirects; the connection is given back or closed at the end.
 
@@ -126,7 +129,8 @@ class Http:
             headers: further fields, which also go where redirects lead.
             authorization: value of ``Authorization``; it does not leave the origin of *url*.
             redirects: whether they may be followed.
-            body: what is sent; given as pieces, it is sent chunked unless *headers* tell its length.
+            body: what is sent, chunked unless *headers* tell its length; iterated over once for each time
+                that it has to be sent.
 
         Raises:
             RequestRefused: a redirect leads where no request may go, or there are too many of them.
@@ -146,7 +150,7 @@ class Http:
                     yield Answer(
                         response,
                         what=what,
-                        host=host_of(url),
+                        url=url,
                         at_origin=at_origin,
                         public=public,
                         stall_timeout=self._stall_timeout,
@@ -180,22 +184,23 @@ class Http:
         headers: Mapping[str, str] | None,
         authorization: Authorization | None,
         registry: URL,
-        body: bytes | Secret | AsyncIterable[bytes] | None,
+        body: Secret | AsyncIterable[bytes] | None,
         way: _Way,
     ) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeError("this registry client is not open; use it in an `async with` block")
         try:
             # Secrets are revealed in the call alone: no variable here shows them in a traceback with locals.
-            return await self._session.request(
-                method,
-                url,
-                headers=_fields(headers, authorization),
-                data=body.reveal().encode() if isinstance(body, Secret) else body,
-                allow_redirects=False,
-                ssl=way.tls.context,
-                proxy=way.proxy.url.reveal() if way.proxy else None,
-            )
+            async with asyncio.timeout(None) as patience:
+                return await self._session.request(
+                    method,
+                    url,
+                    headers=_fields(headers, authorization),
+                    data=_data(body, patience, self._stall_timeout),
+                    allow_redirects=False,
+                    ssl=way.tls.context,
+                    proxy=way.proxy.url.reveal() if way.proxy else None,
+                )
         except FAILURES as exc:
             why = unreached(
                 exc,
@@ -211,3 +216,23 @@ class Http:
 def _fields(headers: Mapping[str, str] | None, authorization: Authorization | None) -> dict[str, str]:
     own = {"Authorization": authorization.value.reveal()} if authorization else {}
     return {**(headers or {}), **own}
+
+
+def _data(
+    body: Secret | AsyncIterable[bytes] | None, patience: asyncio.Timeout, stall_timeout: float
+) -> bytes | AsyncIterable[bytes] | None:
+    if isinstance(body, Secret):
+        return body.reveal().encode()
+    return body if body is None else _watched(body, patience, stall_timeout)
+
+
+async def _watched(
+    body: AsyncIterable[bytes], patience: asyncio.Timeout, stall_timeout: float
+) -> AsyncIterator[bytes]:
+    """Give out *body*, and let *patience* end when none of it was taken for the stall timeout."""
+    now = asyncio.get_running_loop().time
+    async for piece in body:
+        for start in range(0, len(piece), _WRITE_PIECE):
+            patience.reschedule(now() + stall_timeout)
+            yield piece[start : start + _WRITE_PIECE]
+        patience.reschedule(None)

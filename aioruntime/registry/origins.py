@@ -146,13 +146,15 @@ def parse_url(text: str, what: str) -> URL:
     return url.with_fragment(None) if url.raw_fragment else url
 
 
-def follow(previous: URL, location: str) -> URL:
+def follow(previous: URL, location: str, kind: str = "redirect") -> URL:
     """Return where a redirect from *previous* leads (RFC 9110, 10.2.2), leaving every character as it is.
+
+    What *kind* of reference it is, if not a redirect, is for the message.
 
     Raises:
         RequestRefused: it is no URL that may be followed.
     """
-    what = f"{host_of(previous)}: redirect"
+    what = f"{host_of(previous)}: {kind}"
     if len(location) > _URL_LIMIT or _URL_TEXT.fullmatch(location) is None:
         raise RequestRefused(f"{what} refused: not a URL: {_shown(location)}")
     if _ABSOLUTE.match(location):

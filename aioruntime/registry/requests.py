@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from aioruntime.registry.origins import same_origin
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping
+    from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping
 
     from yarl import URL
 
@@ -44,6 +44,7 @@ class Requests:
         headers: Mapping[str, str] | None = None,
         *,
         scopes: Collection[str] = (),
+        body: AsyncIterable[bytes] | None = None,
     ) -> AsyncIterator[Answer]:
         """Send a request, and once more with what the registry's challenge asks for.
 
@@ -55,6 +56,7 @@ class Requests:
             what: the image or blob concerned, for messages.
             headers: further fields.
             scopes: what the token has to allow besides pulling, such as ``repository:org/tool:pull,push``.
+            body: what is sent; iterated over once for each time that it has to be sent.
 
         Raises:
             Unauthorized: the registry wants other credentials.
@@ -66,7 +68,7 @@ class Requests:
         if endpoint and same_origin(url, registry):
             authorization = await self._authenticator.known(endpoint, what, scopes)
         async with self._http.request(
-            method, url, registry=registry, what=what, headers=headers, authorization=authorization
+            method, url, registry=registry, what=what, headers=headers, authorization=authorization, body=body
         ) as answer:
             # A challenge from where a redirect led is not the registry's: nothing of ours goes there.
             if answer.status != 401 or not answer.at_origin or not endpoint:
@@ -78,6 +80,6 @@ class Requests:
         if authorization is None:
             raise denied
         async with self._http.request(
-            method, url, registry=registry, what=what, headers=headers, authorization=authorization
+            method, url, registry=registry, what=what, headers=headers, authorization=authorization, body=body
         ) as answer:
             yield answer
