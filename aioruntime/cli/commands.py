@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("RunOptions", "doctor", "pull", "run")
+__all__ = ("RunOptions", "doctor", "pull", "push", "run", "tags")
 
 import os
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from aioruntime.engine.leftovers import find_leftovers
 from aioruntime.errors import ImageNotFound, InvalidSpec
 from aioruntime.oci.platform import Platform
 from aioruntime.oci.reference import OciRef
+from aioruntime.registry.client import RegistryClient
 from aioruntime.runtime.connect import connect
 from aioruntime.runtime.spec import GpuProfile, GpuSpec, Mount, RunSpec
 from aioruntime.tasks import in_thread
@@ -74,6 +75,21 @@ async def pull(image: str, *, url: str | None, store: str | None, platform: str 
     async with connect(url, store=store) as runtime:
         digest = await runtime.pull(reference, reporter(), platform=wanted)
     print(digest)
+    return 0
+
+
+async def push(image: str, to: str | None, *, url: str | None, store: str | None) -> int:
+    """Push an image that is in the store and print its digest."""
+    async with connect(url, store=store) as runtime:
+        print(await runtime.push(image, to, reporter()))
+    return 0
+
+
+async def tags(repository: str) -> int:
+    """Print the tags of a repository."""
+    async with RegistryClient() as client:
+        async for tag in client.tags(OciRef.parse(repository)):
+            print(tag)
     return 0
 
 

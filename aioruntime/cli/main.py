@@ -39,6 +39,25 @@ def pull(image: Image, url: Url = None, store: Store = None, platform: Wanted = 
     sys.exit(run_command(commands.pull(image, url=url, store=store, platform=platform)))
 
 
+@app.command()
+def push(
+    image: Image,
+    to: Annotated[str | None, typer.Argument(help="Where to, if not by its own name.")] = None,
+    url: Url = None,
+    store: Store = None,
+) -> NoReturn:
+    """Push an image that was pulled or composed to a registry; prints its digest."""
+    sys.exit(run_command(commands.push(image, to, url=url, store=store)))
+
+
+@app.command()
+def tags(
+    repository: Annotated[str, typer.Argument(help="Such as ghcr.io/org/samtools.", metavar="REPO")],
+) -> NoReturn:
+    """List the tags of a repository."""
+    sys.exit(run_command(commands.tags(repository)))
+
+
 @app.command(context_settings={"allow_interspersed_args": False})
 def run(
     image: Image,

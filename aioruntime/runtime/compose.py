@@ -5,28 +5,29 @@ from __future__ import annotations
 __all__ = ("Composed", "compose")
 
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
 
-from aioruntime.assembly.catalog import find_image, keep_image
+from aioruntime.assembly.catalog import keep_image
 from aioruntime.assembly.compose import Source, compose_config, one_platform, stack_layers
 from aioruntime.assembly.conflicts import find_conflicts
 from aioruntime.assembly.derive import derive_image
 from aioruntime.assembly.inflate import measure
 from aioruntime.assembly.load import LoadReport
-from aioruntime.errors import DigestMismatch, InvalidSpec, LayersMissing
-from aioruntime.oci.digest import ImageDigest
+from aioruntime.errors import DigestMismatch, InvalidSpec
 from aioruntime.oci.image import ComposedImage, ImageRef
-from aioruntime.oci.reference import OciRef
+from aioruntime.runtime.kept import check_there, kept_image, shown
 from aioruntime.tasks import in_thread, task_group
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from aioruntime.oci.image import LayerSpec, ResolvedImage
+    from aioruntime.oci.digest import ImageDigest
+    from aioruntime.oci.image import LayerSpec
     from aioruntime.oci.image_config import ImageConfig
+    from aioruntime.oci.reference import OciRef
     from aioruntime.progress import ProgressReporter
     from aioruntime.runtime.locate import ImageTarget
     from aioruntime.runtime.session import Session
@@ -58,9 +59,9 @@ async def compose(
     _check(name, targets, layers)
     store = session.store
     here = session.client.capabilities.platform
-    images = [(_shown(target), await _kept(session, target)) for target in targets]
+    images = [(shown(target), await kept_image(session, target)) for target in targets]
     platform = one_platform(images, here)
-    await _check_there(store, layers, "the added layers", "ensure_layers")
+    await check_there(store, layers, "the added layers", "ensure_layers")
     try:
         sources = [Source.image(shown, image) for shown, image in images]
         stack = stack_layers([*sources, *await _measured(store, layers)])
@@ -87,29 +88,6 @@ def _check(name: OciRef, targets: Sequence[ImageTarget], layers: Sequence[LayerS
         raise InvalidSpec(f"{name} would be composed of nothing; give images, or layers")
 
 
-async def _kept(session: Session, target: ImageTarget) -> ResolvedImage:
-    """Return an image that was pulled before, one for the engine's own platform if there is."""
-    store, shown, reference = session.store, _shown(target), _reference(target)
-    image = await find_image(store, reference, session.client.capabilities.platform)
-    image = image or await find_image(store, reference, None)
-    if image is None:
-        raise LayersMissing(
-            f"{shown} is not in the store {store.path}; pull it by layers first",
-            digests=[reference.pinned] if reference.pinned else [],
-        )
-    await _check_there(store, image.layers, shown, "pull")
-    return image
-
-
-async def _check_there(store: ImageStore, layers: Sequence[LayerSpec], what: str, remedy: str) -> None:
-    if missing := await store.missing(layers):
-        raise LayersMissing(
-            f"{what}: {len(missing)} of {len(layers)} layers are not in the store {store.path}, the first is "
-            f"{missing[0].digest}; call {remedy} first",
-            digests=[layer.digest for layer in missing],
-        )
-
-
 async def _measured(store: ImageStore, layers: Iterable[LayerSpec]) -> list[Source]:
     """Find out the diff IDs of layers that no image tells them of."""
     limiter = anyio.CapacityLimiter(_READERS)
@@ -130,17 +108,3 @@ async def _measured(store: ImageStore, layers: Iterable[LayerSpec]) -> list[Sour
         for layer in distinct.values():
             group.start_soon(work, layer)
     return [found[digest] for digest in distinct]
-
-
-def _reference(target: ImageTarget) -> OciRef:
-    if isinstance(target, ImageRef):
-        return replace(OciRef.parse(target.reference), digest=target.digest)
-    if isinstance(target, OciRef):
-        return target
-    if target.startswith(("sha256:", "sha512:")):
-        return OciRef("localhost", "image", digest=ImageDigest(target))  # a digest is found under any name
-    return OciRef.parse(target)
-
-
-def _shown(target: ImageTarget) -> str:
-    return target.reference if isinstance(target, ImageRef) else str(target)

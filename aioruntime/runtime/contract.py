@@ -1,7 +1,7 @@
 """The runtime contract: what `connect` gives, whatever the engine (L4).
 
-The first are those of the trait ``bv_runtime::ContainerRuntime``, as coroutines where they do I/O; those on
-the images that the engine took from us come after them.
+The first are those of the trait ``bv_runtime::ContainerRuntime``, as coroutines where they do I/O; those
+on sharing images, and on those that the engine took from us, come after them.
 """
 
 from __future__ import annotations
@@ -274,6 +274,38 @@ class ContainerRuntime(Protocol):
             StoreError: the local store failed.
             ImageLoadFailed: the engine did not take it.
             EngineError: the engine failed otherwise.
+        """
+
+    async def push(
+        self,
+        image: ImageDigest | ImageRef | OciRef | str,
+        to: OciRef | str | None = None,
+        progress: ProgressReporter | None = None,
+    ) -> ImageDigest:
+        """Push an image that is in the store, pulled or composed, to a registry, byte for byte.
+
+        The engine is not asked. Of an image for several platforms, the manifest that was pulled is pushed.
+        Layers that the repository has are not sent, those that the store knows from another repository of the
+        registry are mounted from there, and an upload that breaks off goes on where it was.
+
+        Args:
+            image: a reference or registry digest of an image that is in the store with all its layers.
+            to: the name to give it, with a registry; None for its own.
+            progress: told the bytes that the registry has.
+
+        Returns:
+            The digest at the destination: that of the manifest, the same as here.
+
+        Raises:
+            InvalidReference: *image* or *to* is not a reference.
+            InvalidSpec: *image* is a mere digest and *to* is not given.
+            LayersMissing: the image, or a layer of it, is not in the store; nothing was sent.
+            DigestMismatch: *to* has a digest that is another image's; a blob in the store was altered, and is
+                gone then; or the registry says that it has taken something else.
+            Unauthorized: the registry wants credentials, or others.
+            RegistryError: the registry refused the image or failed. `RequestRefused` if it sends us where no
+                request may go.
+            StoreError: the local store can't be read.
         """
 
     # Beyond the trait: what of ours the engine holds.

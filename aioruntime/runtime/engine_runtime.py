@@ -18,6 +18,7 @@ from aioruntime.runtime.compose import compose
 from aioruntime.runtime.create import docker_body, podman_body
 from aioruntime.runtime.expectations import check_digest, check_layers
 from aioruntime.runtime.gpu import GpuRequest, gpu_request
+from aioruntime.runtime.push import push
 from aioruntime.runtime.run import run_container
 from aioruntime.runtime.session import Session, open_session
 from aioruntime.runtime.spec import RuntimeInfo
@@ -271,6 +272,16 @@ class EngineRuntime:
             f"{len(made.image.conflicts)} conflicts, {self._told(made.loaded)}"
         )
         return made.image
+
+    async def push(
+        self,
+        image: ImageTarget,
+        to: OciRef | str | None = None,
+        progress: ProgressReporter | None = None,
+    ) -> ImageDigest:
+        """Push an image that is in the store, composed ones too."""
+        destination = _reference(to) if to is not None else None
+        return await push(self._open, image, destination, progress or NoopProgress())
 
     async def images(self) -> list[ImageMetadata]:
         """List the images that were brought into the engine from this store and are there now."""
