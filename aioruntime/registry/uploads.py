@@ -259,7 +259,7 @@ class Upload:
             if is_final(exc):
                 raise
             raise UploadLost(broken) from exc
-        if broken.status is not None and broken.status < 500 and held == at:
+        if broken.status is not None and broken.status < 500 and held <= max(at, 1):
             raise UploadLost(broken, takes_pieces=False) from broken
         return held
 
