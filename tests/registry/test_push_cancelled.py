@@ -50,7 +50,7 @@ async def test_push(monkeypatch: pytest.MonkeyPatch, whole: bool, how: How, agai
             fresh()
             await push()
 
-        async for step in each_step(run):
+        async for step in each_step(run, sample=25):
             await run_cancelled_at(run, step, how=how, again_after=again_after, may_finish=True)
             await assert_settles(before)
             assert image.open == 0, f"step {step}"
