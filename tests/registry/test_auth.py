@@ -14,53 +14,9 @@ from aioruntime.errors import RateLimited, RegistryError, RequestRefused, Unauth
 from aioruntime.registry.client import RegistryClient
 from aioruntime.registry.credentials import ANONYMOUS, Credentials, Secret
 from aioruntime.registry.tokens import lifetime_of
-from tests.registry.helpers import DATA, blob_path, image_at, layer_of
-from tests.support.scripted import Fault, Reply, Request, ScriptedServer
-
-SCOPE = "repository:org/tool:pull"
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def now(self) -> float:
-        return self.time
-
-    async def sleep(self, seconds: float) -> None:
-        self.time += seconds
-
-
-class Holder:
-    """A keychain with one entry, which notes who asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
-
-    async def credentials(self, host: str, repository: str) -> Credentials | None:
-        self.asked.append((host, repository))
-        return Credentials("user", Secret("canary"))
-
-
-def challenge(server: ScriptedServer, **parameters: str) -> str:
-    pairs = {"realm": f"{server.url}/token?a=%2f", "service": "a service", "scope": SCOPE, **parameters}
-    return "Bearer " + ",".join(f'{name}="{value}"' for name, value in pairs.items() if value)
-
-
-def serve_behind_token(server: ScriptedServer, value: str, *, valid: str = "t1") -> None:
-    server.on("GET", blob_path(), Reply(body=DATA), requires={"Authorization": f"Bearer {valid}"})
-    server.on("GET", blob_path(), Reply(401, {"WWW-Authenticate": value}))
-
-
-async def read(client: RegistryClient, server: ScriptedServer) -> bytes:
-    async with client.blob(image_at(server), layer_of()) as stream:
-        return b"".join([chunk async for chunk in stream])
-
-
-def token_requests(server: ScriptedServer) -> list[Request]:
-    return [request for request in server.requests if request.path == "/token"]
+from tests.registry.behind_tokens import Clock, Holder, challenge, read, serve_behind_token, token_requests
+from tests.registry.helpers import DATA, blob_path
+from tests.support.scripted import Fault, Reply, ScriptedServer
 
 
 @pytest.mark.parametrize("key", ["token", "access_token"])
@@ -205,7 +161,7 @@ async def test_malformed_challenge(server: ScriptedServer) -> None:
     ],
 )
 async def test_realm_refused(server: ScriptedServer, realm: str) -> None:
-    """A token server where no request may go is not asked."""
+    """R2: a token server where no request may go is not asked."""
     server.on("GET", blob_path(), Reply(401, {"WWW-Authenticate": f'Bearer realm="{realm}",service="s"'}))
     async with RegistryClient() as client:
         with pytest.raises(RequestRefused):
@@ -215,7 +171,7 @@ async def test_realm_refused(server: ScriptedServer, realm: str) -> None:
 
 
 async def test_token_redirect(server: ScriptedServer, other: ScriptedServer) -> None:
-    """A redirect of the token server is not followed."""
+    """R2: a redirect of the token server is not followed."""
     serve_behind_token(server, challenge(server))
     server.on("GET", "/token", Reply(307, {"Location": f"{other.url}/token"}))
     async with RegistryClient() as client:
@@ -283,7 +239,7 @@ async def test_credentials_not_asked(server: ScriptedServer) -> None:
 
 
 async def test_credentials_refused_to_strangers(server: ScriptedServer, other: ScriptedServer) -> None:
-    """A token server at another origin gets no credentials, and no request."""
+    """R1: a token server at another origin gets no credentials, and no request."""
     serve_behind_token(server, challenge(server, realm=f"{other.url}/token"))
     async with RegistryClient(keychain=Holder()) as client:
         with pytest.raises(RequestRefused, match=other.origin) as caught:
@@ -294,7 +250,7 @@ async def test_credentials_refused_to_strangers(server: ScriptedServer, other: S
 
 
 async def test_anonymous_token_of_another_host(server: ScriptedServer, other: ScriptedServer) -> None:
-    """Without credentials, a token server elsewhere may be asked."""
+    """R1: without credentials, a token server elsewhere may be asked."""
     serve_behind_token(server, challenge(server, realm=f"{other.url}/token"))
     other.on("GET", "/token", Reply(body=b'{"token": "t1"}'))
     async with RegistryClient() as client:

@@ -93,10 +93,10 @@ async def test_opened_twice() -> None:
                 await client.__aenter__()
 
 
-async def test_proxies_and_netrc_are_not_taken_from_the_environment(
+async def test_no_proxy_to_this_machine_and_no_netrc(
     server: ScriptedServer, other: ScriptedServer, clean_environ: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the environment says of proxies and passwords is not used behind the user's back."""
+    """C7: this machine is spoken to without a proxy, and passwords of ``.netrc`` are never sent."""
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, other.url)
     (clean_environ / ".netrc").write_text("machine 127.0.0.1 login user password canary\n")

@@ -216,6 +216,8 @@ def test_origin(one: str, other: str, same: bool) -> None:
         ("https://ghcr.io/token", "https://ghcr.io", True),
         ("https://ghcr.io:8443/token", "https://ghcr.io", True),
         ("https://auth.docker.io/token", "https://registry-1.docker.io", True),
+        ("https://docker-auth.elastic.co/auth", "https://docker.elastic.co", True),
+        ("https://docker-auth.elastic.co/auth", "https://ghcr.io", False),
         ("https://gitlab.com/jwt/auth", "https://registry.gitlab.com", True),
         ("https://auth.harbor.example/t", "https://harbor.example", True),
         ("http://127.0.0.1:5000/t", "http://127.0.0.1:5000", True),
@@ -232,8 +234,28 @@ def test_origin(one: str, other: str, same: bool) -> None:
     ],
 )
 def test_who_may_have_credentials(realm: str, registry: str, allowed: bool) -> None:
-    """A user's password goes to the registry's own people, encrypted, and to nobody else."""
+    """R1: a user's password goes to the registry's own people, encrypted, and to nobody else."""
     assert may_carry_credentials(URL(realm), URL(registry)) is allowed
+
+
+TRUSTED = Rules(trusted_realms=["AUTH.example", "127.0.0.1:5001"])
+
+
+@pytest.mark.parametrize(
+    ("realm", "registry", "allowed"),
+    [
+        ("https://auth.example:8443/t", "https://registry.example", True),
+        ("https://gitlab.com/jwt/auth", "https://registry.gitlab.com", True),
+        ("http://127.0.0.1:5001/t", "http://127.0.0.1:5000", True),
+        ("http://127.0.0.1:5002/t", "http://127.0.0.1:5000", False),
+        ("http://auth.example/t", "https://registry.example", False),
+        ("https://auth.example/t", "http://registry.example", False),
+        ("https://evil.example/t", "https://registry.example", False),
+    ],
+)
+def test_trusted_realms(realm: str, registry: str, allowed: bool) -> None:
+    """R1: a token server that the user has named may have credentials, but nothing goes unencrypted."""
+    assert TRUSTED.may_carry_credentials(URL(realm), URL(registry)) is allowed
 
 
 @given(st.text(max_size=60) | st.text(alphabet="htps:/@[]%.0127x?#", max_size=40))

@@ -35,7 +35,7 @@ async def test_within_the_origin(server: ScriptedServer) -> None:
 
 
 async def test_to_another_port(server: ScriptedServer, other: ScriptedServer) -> None:
-    """Another port is another origin: the token stays behind, the range goes along, that host is named."""
+    """R3: another port is another origin: the token stays behind, the range goes along, the host is named."""
     needs_token(server, Reply(307, {"Location": f"{other.url}/blob?X-Sig=%41%2b"}))
     part = Reply(206, {"Content-Range": f"bytes 9-{len(DATA) - 1}/{len(DATA)}"}, DATA[9:])
     moved = other.on("GET", "/blob", part)
@@ -54,7 +54,7 @@ async def test_to_another_port(server: ScriptedServer, other: ScriptedServer) ->
 
 
 async def test_there_and_back(server: ScriptedServer, other: ScriptedServer) -> None:
-    """A token that was dropped on the way is not sent again when the way leads back."""
+    """R3: a token that was dropped on the way is not sent again when the way leads back."""
     needs_token(server, Reply(307, {"Location": f"{other.url}/a"}))
     other.on("GET", "/a", Reply(302, {"Location": f"{server.url}/back"}))
     back = server.on("GET", "/back", Reply(body=DATA))
@@ -64,7 +64,7 @@ async def test_there_and_back(server: ScriptedServer, other: ScriptedServer) -> 
 
 
 async def test_challenge_of_another_host(server: ScriptedServer, other: ScriptedServer) -> None:
-    """A challenge from where a redirect led is not answered: no token server of its choice is asked."""
+    """R4: a challenge from where a redirect led is not answered: no token server of its choice is asked."""
     server.on("GET", blob_path(), Reply(307, {"Location": f"{other.url}/a"}))
     challenge = f'Bearer realm="{other.url}/token"'
     other.on("GET", "/a", Reply(401, {"WWW-Authenticate": challenge}))
@@ -88,7 +88,7 @@ async def test_ten_hops(server: ScriptedServer, status: int) -> None:
 
 
 async def test_loop(server: ScriptedServer) -> None:
-    """A redirect to itself ends after ten hops."""
+    """R5: a redirect to itself ends after ten hops."""
     server.on("GET", blob_path(), Reply(307, {"Location": blob_path()}))
 
     with pytest.raises(RequestRefused, match="more than 10"):
@@ -113,7 +113,7 @@ async def test_loop(server: ScriptedServer) -> None:
     ],
 )
 async def test_refused(server: ScriptedServer, location: str) -> None:
-    """A redirect to where no request may go is refused, and nothing more is sent."""
+    """R5: a redirect to where no request may go is refused, and nothing more is sent."""
     server.on("GET", blob_path(), Reply(307, {"Location": location}))
 
     with pytest.raises(RequestRefused) as caught:
@@ -132,7 +132,7 @@ async def test_without_location(server: ScriptedServer) -> None:
 
 
 async def test_signature_is_not_shown(server: ScriptedServer, other: ScriptedServer) -> None:
-    """What fails behind a signed URL is told without its query, in the whole chain of errors."""
+    """C10: what fails behind a signed URL is told without its query, in the whole chain of errors."""
     server.on("GET", blob_path(), Reply(307, {"Location": f"{other.url}/a?X-Sig=canary"}))
     other.on("GET", "/a", Reply(404), Reply(raw=b"HTTP/1.1 200 OK\r\nX\r\n\r\n"), Reply(500))
     for kind in (NotFound, RegistryError, RegistryError):
