@@ -186,8 +186,7 @@ class Authenticator:
             raise await answer.error("the registry names a token server that is not there")
         token = decode_token(await answer.read(_BODY_LIMIT), answer.headers, what, answer.host)
         kept.until = asked_at + token.lifetime
-        if kept.identity is not None:
-            kept.refresh = token.refresh or kept.refresh
+        kept.refresh = token.refresh or kept.refresh
         return Authorization(token.value, anonymous=kept.identity is None and answer.public)
 
 

@@ -166,6 +166,19 @@ async def test_no_proxy_there(
     assert_hidden(caught.value, caplog)
 
 
+async def test_unknown_certificate_behind_a_proxy(
+    tls: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A certificate that is not believed is told as such through a proxy too, without the password."""
+    async with HttpProxy("canary") as proxy:
+        monkeypatch.setenv("https_proxy", f"http://user:canary@{proxy.origin}")
+        async with RegistryClient() as client:
+            with pytest.raises(RegistryError, match="certificate is not valid") as caught:
+                await read(client, tls)
+    assert_hidden(caught.value, caplog)
+    assert "canary" not in repr(caught.value.__cause__)
+
+
 def assert_hidden(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     shown = traceback.TracebackException.from_exception(error, capture_locals=True).format()
     for secret in ("canary", "dXNlcjpjYW5hcnk"):

@@ -207,6 +207,19 @@ async def test_200_resolves_with_an_expired_token(server: ScriptedServer, ended_
     assert len(token_requests(server)) == 2
 
 
+async def test_the_same_token_again(server: ScriptedServer) -> None:
+    """A token server that gives a refused token again is not asked by everybody who was refused."""
+    server.on("GET", blob_path(), Reply(body=DATA), requires={"Authorization": "Bearer t1"}, times=1)
+    server.on("GET", blob_path(), Reply(401, {"WWW-Authenticate": challenge(server)}))
+    server.on("GET", "/token", gives("t1", expires_in=300))
+    async with RegistryClient() as client:
+        await read(client, server)
+        ended = await asyncio.gather(*(read(client, server) for _ in range(8)), return_exceptions=True)
+
+    assert {type(error) for error in ended} == {Unauthorized}
+    assert len(token_requests(server)) == 2
+
+
 async def test_a_token_of_no_duration(server: ScriptedServer) -> None:
     """A token that expires at once is good for all who wait for it, not for those who come later."""
     serve_behind_token(server, challenge(server))
