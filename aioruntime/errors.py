@@ -103,12 +103,16 @@ class RegistryError(AioRuntimeError):
     Attributes:
         status: HTTP status of the answer; None if there was no answer.
         code: the registry's own error code, such as ``MANIFEST_UNKNOWN``; None if it gave none.
+        temporary: whether the connection failed, broke or stalled in a way that may be over the next time.
     """
 
-    def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, code: str | None = None, temporary: bool = False
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.temporary = temporary
 
 
 class Unauthorized(RegistryError):

@@ -63,6 +63,12 @@ def clean_environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what has failed be tried again as often as ever, but soon."""
+    monkeypatch.setattr("aioruntime.registry.retry._FIRST_PAUSE", 0.001)
+
+
 @pytest.fixture
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nothing listens on."""

@@ -5,21 +5,24 @@ from __future__ import annotations
 __all__ = ("FetchReport", "fetch_layers", "prove_served")
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 
 from aioruntime.assembly.arrivals import Arrivals
+from aioruntime.assembly.download import Download, Lanes
 from aioruntime.assembly.served import Served
-from aioruntime.errors import StoreFull
+from aioruntime.errors import DigestMismatch, StoreFull
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.progress import LayerProgress, NoopProgress
 from aioruntime.tasks import task_group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
 
-    from aioruntime.assembly.source import BlobSource
+    from aioruntime.assembly.source import BlobSource, BlobStream
     from aioruntime.oci.image import LayerSpec
     from aioruntime.oci.reference import OciRef
     from aioruntime.progress import ProgressReporter
@@ -140,6 +143,7 @@ class _Fetch:
         self._served = served
         # Questions are many and short; downloads shall not stand in line behind them.
         self._proofs = anyio.Semaphore(max(1, int(connections.total_tokens) // 2))
+        self._lanes = Lanes(connections)
         self._total = 0
         self._current = 0
 
@@ -148,6 +152,7 @@ class _Fetch:
         if missing:
             await self.check_room(missing)
         absent = {layer.digest for layer in missing}
+        self._lanes.waiting.update(absent)
         present = {layer.digest: layer for layer in layers if layer.digest not in absent}
         pending = anyio.Semaphore(_PENDING_LIMIT)
         async with task_group() as group:
@@ -178,43 +183,57 @@ class _Fetch:
 
     async def run(self, layer: LayerSpec, pending: anyio.Semaphore) -> None:
         try:
-            # The digest's lock comes before the connection: who waits for another process holds no slot.
-            async with self._store.ingest(layer.digest, layer.size) as ingest:
-                if ingest is None:
-                    self._advance(layer, layer.size, layer.size)
-                    await self._prove(layer)
-                else:
-                    async with self._connections:
-                        await self._download(layer, ingest)
-                    self._arrivals.arrived(layer.digest)
+            if not await self._bring(layer, spread=True):
+                await self._bring(layer, spread=False)
         finally:
             pending.release()
 
-    async def _download(self, layer: LayerSpec, ingest: Ingest) -> None:
+    async def _bring(self, layer: LayerSpec, *, spread: bool) -> bool:
+        """Bring a layer into the store; return whether it has come to an end, or is to be begun again."""
+        # The digest's lock comes before the connection: who waits for another process holds no slot.
+        async with self._store.ingest(layer.digest, layer.size) as ingest:
+            if ingest is not None:
+                return await self._download(layer, ingest, spread=spread)
+            self._lanes.waiting.discard(layer.digest)
+            self._advance(layer, layer.size, layer.size)
+            await self._prove(layer)
+            return True
+
+    async def _download(self, layer: LayerSpec, ingest: Ingest, *, spread: bool) -> bool:
         self._advance(layer, ingest.offset, ingest.offset)
-        arrived = kept = ingest.offset
-        if arrived < layer.size:
-            async with self._source.blob(self._image, layer, offset=arrived) as body:
-                if body.offset != arrived:
-                    await ingest.restart()
-                    self._advance(layer, 0, -arrived)
-                    arrived = kept = 0
-                async for chunk in body:
-                    await ingest.write(chunk)
-                    arrived += len(chunk)
-                    self.downloaded += len(chunk)
-                    self._advance(layer, arrived, len(chunk))
-                source = body.host
-            self._served.add(layer, public=body.public)
+        kept = ingest.offset
+        open_range = partial(_open_range, self._source, self._image, layer)
+        download = Download(layer, ingest, open_range, self._lanes, partial(self._advance, layer))
+        if kept < layer.size:
+            try:
+                await download.run(spread=spread)
+            finally:
+                self.downloaded += download.received
+            self._served.add(layer, public=download.public)
         else:
-            source = "an earlier download"
+            self._lanes.waiting.discard(layer.digest)
             await self._served.prove(layer)
-        await ingest.commit(source)
-        if arrived > kept or not layer.size:
+        try:
+            await ingest.commit(download.source)
+        except DigestMismatch:
+            # What was put together from several answers may be right when it comes from one.
+            if not spread or download.answers + (kept > 0) < 2:
+                raise
+            self._advance(layer, 0, -layer.size)
+            return False
+        if kept < layer.size or not layer.size:
             self.fetched.append(layer.digest)
+        self._arrivals.arrived(layer.digest)
+        return True
 
     def _advance(self, layer: LayerSpec, current: int, by: int) -> None:
         self._current += by
         if self._layer_progress is not None:
             self._layer_progress.layer(layer.digest, current, layer.size)
         self._progress.update(f"fetching {self._what}", self._current, self._total)
+
+
+def _open_range(
+    source: BlobSource, image: OciRef | None, layer: LayerSpec, offset: int, length: int | None
+) -> AbstractAsyncContextManager[BlobStream]:
+    return source.blob(image, layer, offset=offset, length=length)

@@ -19,7 +19,10 @@ class BlobStream(Protocol):
 
     host: str
     offset: int
+    end: int
     public: bool
+    answers: int
+    repeated: int
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
@@ -28,9 +31,9 @@ class BlobSource(Protocol):
     """Where layers come from."""
 
     def blob(
-        self, image: OciRef | None, layer: LayerSpec, *, offset: int = 0
+        self, image: OciRef | None, layer: LayerSpec, *, offset: int = 0, length: int | None = None
     ) -> AbstractAsyncContextManager[BlobStream]:
-        """Open the blob's body, from *offset* on if the registry can."""
+        """Open the blob's body, or a range of it if the registry can."""
 
     async def has_blob(self, image: OciRef, layer: LayerSpec) -> bool:
         """Tell whether the image's repository says that it serves the blob."""

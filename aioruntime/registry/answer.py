@@ -137,6 +137,9 @@ class Answer:
         if isinstance(exc, TimeoutError):
             return RegistryError(
                 f"{self._what}: {self.host} stalled: nothing, or too little, came for "
-                f"{self._stall_timeout:g} s"
+                f"{self._stall_timeout:g} s",
+                temporary=True,
             )
-        return RegistryError(f"{self._what}: the connection to {self.host} broke: {reason_of(exc)}")
+        return RegistryError(
+            f"{self._what}: the connection to {self.host} broke: {reason_of(exc)}", temporary=True
+        )

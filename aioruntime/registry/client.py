@@ -8,9 +8,10 @@ from __future__ import annotations
 __all__ = ("RegistryClient",)
 
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from aioruntime.errors import InvalidManifest, InvalidSpec, Unauthorized
+from aioruntime.errors import InvalidManifest, InvalidSpec, RegistryError
 from aioruntime.oci import media_types
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import Manifest, choose_manifest, decode_config, decode_document
@@ -18,15 +19,17 @@ from aioruntime.oci.image import ResolvedImage, layers_of
 from aioruntime.oci.platform import Platform
 from aioruntime.progress import NoopProgress, finishing
 from aioruntime.registry.auth import Authenticator
-from aioruntime.registry.blobs import BlobStream, range_fits
+from aioruntime.registry.blobs import BlobStream
 from aioruntime.registry.certificates import Certificates
 from aioruntime.registry.clock import SYSTEM_CLOCK
 from aioruntime.registry.endpoints import Endpoint
 from aioruntime.registry.http import Http
 from aioruntime.registry.keychain import DefaultKeychain, StaticKeychain
 from aioruntime.registry.origins import Rules, parse_url
+from aioruntime.registry.pace import Pace
 from aioruntime.registry.push import push_image
 from aioruntime.registry.requests import Requests
+from aioruntime.registry.retry import Retry, retried
 from aioruntime.registry.served import Document, known_document
 from aioruntime.registry.tags import list_tags
 from aioruntime.registry.uploads import Destination
@@ -60,6 +63,8 @@ _MANIFEST_LIMIT = 4 * 1024 * 1024
 _CONFIG_LIMIT = 16 * 1024 * 1024
 _INDEX_DEPTH = 3
 _CHECK_NAME = "check the repository's name, and the tag or digest"
+# Stall timeouts within which a blob has to come to something.
+_STALLS = 5
 _CHECK_BLOB = "the registry may have deleted it; resolve the image again"
 _ACCEPT = {"Accept": ", ".join(media_types.ACCEPTED)}
 
@@ -89,7 +94,11 @@ class RegistryClient:
         connections_per_host: connections to one host at most; further requests wait.
         connect_timeout: seconds for connecting to a host.
         stall_timeout: seconds without a byte after which a host is given up. There is no limit to the
-            time that a whole blob takes.
+            time that a whole blob takes, as long as it does not merely drip.
+        retries: how often in a row to try again what may go better: connections that fail, break or stall,
+            and the answers 408, 429 and 5xx. Each byte of a blob that comes begins a new row.
+        retry_budget: seconds after the first failure of a row in which a last try may begin. What a registry
+            asks to wait (``Retry-After``) is waited for within that, at most 60 seconds.
         user_agent: what to call ourselves.
         clock: tells the time, and waits.
     """
@@ -106,6 +115,8 @@ class RegistryClient:
         connections_per_host: int = 16,
         connect_timeout: float = 10.0,
         stall_timeout: float = 60.0,
+        retries: int = 5,
+        retry_budget: float = 120.0,
         user_agent: str = "aioruntime",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -114,12 +125,15 @@ class RegistryClient:
         self._http = Http(
             self._rules,
             certificates,
+            Pace(connections_per_host, retry_budget, clock),
             connections_per_host=connections_per_host,
             connect_timeout=connect_timeout,
             stall_timeout=stall_timeout,
             user_agent=user_agent,
         )
         self._clock = clock
+        self._retry = Retry(retries, retry_budget, clock)
+        self._patience = stall_timeout * _STALLS
         chosen = StaticKeychain(credentials or {}, keychain or DefaultKeychain(clock=clock))
         self._requests = Requests(self._http, Authenticator(self._http, chosen, clock))
 
@@ -183,6 +197,7 @@ class RegistryClient:
             raw_config=raw_config,
         )
 
+    @retried
     async def document(self, image: OciRef, selector: str, *, size: int | None = None) -> Document:
         """Fetch a manifest or an index, without decoding it.
 
@@ -212,47 +227,37 @@ class RegistryClient:
 
     @asynccontextmanager
     async def blob(
-        self, image: OciRef | None, layer: LayerSpec, *, offset: int = 0
+        self, image: OciRef | None, layer: LayerSpec, *, offset: int = 0, length: int | None = None
     ) -> AsyncIterator[BlobStream]:
         """Open a layer's bytes as they are served; `BlobStream` tells what can happen on the way.
 
         A server that does not answer a range, or answers another one than asked for, is asked for all of
-        the blob: look at the stream's ``offset``.
+        the blob: look at the stream's ``offset`` and ``end``.
 
         Args:
             image: whose repository has the layer. Its credentials go nowhere else: not to a ``blob_url``
                 at another origin. None if the layer has a ``blob_url``, which is then anybody's.
             layer: the layer, with its declared size.
             offset: bytes that are already here, less than the layer's size.
+            length: bytes that are wanted from there on; all the rest if not given.
 
         Raises:
-            InvalidSpec: *offset* is not within the layer, or there is neither image nor ``blob_url``.
+            InvalidSpec: the range is not within the layer, or there is neither image nor ``blob_url``.
             SizeMismatch: the registry has more bytes than declared.
             RequestRefused: ``blob_url`` or a redirect leads where no request may go.
             RegistryError: the registry answered with an error or could not be reached; see its subclasses.
         """
         what = f"{image}: layer {layer.digest}" if image else f"layer {layer.digest}"
-        if offset and not 0 < offset < layer.size:
-            raise InvalidSpec(f"{what}: offset {offset} is not within its {layer.size} bytes")
+        end = layer.size if length is None else offset + length
+        # Only an empty blob has no byte to begin with.
+        if not (0 <= offset < end <= layer.size or 0 == offset == end == layer.size):
+            wanted = f"offset {offset}" + (f" and length {length}" if length is not None else "")
+            raise InvalidSpec(f"{what}: {wanted} is not within its {layer.size} bytes")
         endpoint = self._endpoint(image) if image else None
         url = self._layer_url(endpoint, layer)
-        if offset:
-            wanted = {"Range": f"bytes={offset}-"}
-            async with self._requests.open("GET", url, endpoint, what, wanted) as answer:
-                if answer.status == 200:
-                    yield BlobStream(answer, layer, what, 0)
-                    return
-                if answer.status == 206 and range_fits(
-                    answer.content_range, offset, layer.size, answer.length
-                ):
-                    yield BlobStream(answer, layer, what, offset)
-                    return
-                if answer.status not in (206, 416):
-                    raise await answer.error(_CHECK_BLOB)
-        async with self._requests.open("GET", url, endpoint, what) as answer:
-            if answer.status != 200:
-                raise await answer.error(_CHECK_BLOB)
-            yield BlobStream(answer, layer, what, 0)
+        request = partial(self._requests.open, "GET", url, endpoint, what)
+        async with BlobStream(request, layer, what, (offset, end), self._retry, self._patience) as stream:
+            yield stream
 
     async def has_blob(self, image: OciRef, layer: LayerSpec) -> bool:
         """Tell whether the repository of *image* says that it serves *layer*, with the caller's credentials.
@@ -263,13 +268,12 @@ class RegistryClient:
             RequestRefused: a redirect leads where no request may go.
             RegistryError: the registry could not be reached.
         """
-        what = f"{image}: layer {layer.digest}"
-        endpoint = self._endpoint(image)
-        url = endpoint.url(f"blobs/{layer.digest}")
         try:
-            async with self._requests.open("HEAD", url, endpoint, what) as answer:
-                return answer.status == 200
-        except Unauthorized:
+            return await self._has_blob(image, layer)
+        except RegistryError as exc:
+            # An answer to HEAD tells no more than its status.
+            if exc.status is None:
+                raise
             return False
 
     async def exists(self, image: OciRef) -> bool:
@@ -347,6 +351,18 @@ class RegistryClient:
             await push_image(to, image, manifest, media_type, digest, blobs, source, mounts or {}, progress)
         return digest
 
+    @retried
+    async def _has_blob(self, image: OciRef, layer: LayerSpec) -> bool:
+        what = f"{image}: layer {layer.digest}"
+        endpoint = self._endpoint(image)
+        async with self._requests.open(
+            "HEAD", endpoint.url(f"blobs/{layer.digest}"), endpoint, what
+        ) as answer:
+            if answer.status != 200:
+                raise await answer.error(_CHECK_BLOB)
+            return True
+
+    @retried
     async def _config(self, image: OciRef, descriptor: Descriptor) -> bytes:
         what = f"{image}: config {descriptor.digest}"
         endpoint = self._endpoint(image)

@@ -19,9 +19,10 @@ from aioruntime.errors import RegistryError, RequestRefused
 from aioruntime.registry.answer import Answer
 from aioruntime.registry.certificates import Tls
 from aioruntime.registry.credentials import Secret
+from aioruntime.registry.failures import retry_after_of
 from aioruntime.registry.origins import Rules, follow, host_of, same_origin
 from aioruntime.registry.proxies import Proxies, Proxy
-from aioruntime.registry.unanswered import FAILURES, cause_of, proxy_status, unreached
+from aioruntime.registry.unanswered import FAILURES, cause_of, may_be_over, proxy_status, unreached
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Mapping
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from aioruntime.registry.certificates import Certificates
     from aioruntime.registry.credentials import Authorization
+    from aioruntime.registry.pace import Pace
 
 Method: TypeAlias = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -56,6 +58,7 @@ class Http:
     Args:
         rules: where requests may go.
         certificates: how to speak TLS to each host.
+        pace: when requests may go.
         connections_per_host: connections to one host and port at most; more requests wait for one.
         connect_timeout: seconds for connecting, TLS included.
         stall_timeout: seconds without a byte after which an answer, or the sending of a body, is given up.
@@ -66,6 +69,7 @@ class Http:
         self,
         rules: Rules,
         certificates: Certificates,
+        pace: Pace,
         *,
         connections_per_host: int,
         connect_timeout: float,
@@ -75,6 +79,7 @@ class Http:
         self.rules = rules
         self._certificates = certificates
         self._proxies = Proxies({})
+        self._pace = pace
         self._connections_per_host = connections_per_host
         self._timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=connect_timeout, sock_read=stall_timeout
@@ -142,9 +147,11 @@ class Http:
         for _ in range(_HOPS + 1):
             way = await self._way(url)
             public = public and not way.tls.personal
-            async with await self._send(
-                method, url, what, headers, authorization, registry, body, way
-            ) as response:
+            async with (
+                self._pace.turn(host_of(url)) as turn,
+                await self._send(method, url, what, headers, authorization, registry, body, way) as response,
+            ):
+                turn.answered(response.status, retry_after_of(response.headers))
                 location = response.headers.get("Location") if response.status in _REDIRECTS else None
                 if location is None:
                     yield Answer(
@@ -210,7 +217,9 @@ class Http:
                 stall_timeout=self._stall_timeout,
                 proxy=way.proxy.host if way.proxy else None,
             )
-            raise RegistryError(f"{what}: {why}", status=proxy_status(exc)) from cause_of(exc)
+            raise RegistryError(
+                f"{what}: {why}", status=proxy_status(exc), temporary=may_be_over(exc)
+            ) from cause_of(exc)
 
 
 def _fields(headers: Mapping[str, str] | None, authorization: Authorization | None) -> dict[str, str]:

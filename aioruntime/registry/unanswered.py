@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ("FAILURES", "cause_of", "proxy_status", "reason_of", "unreached")
+__all__ = ("FAILURES", "cause_of", "may_be_over", "proxy_status", "reason_of", "unreached")
 
+import socket
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -55,6 +56,13 @@ def unreached(
 def proxy_status(exc: Exception) -> int | None:
     """Return the status with which a proxy refused to let us through; None if that is not what happened."""
     return exc.status if isinstance(exc, aiohttp.ClientHttpProxyError) else None
+
+
+def may_be_over(exc: Exception) -> bool:
+    """Tell whether the failure may be over the next time; not what certificates, names and URLs are."""
+    if isinstance(exc, aiohttp.ClientConnectorDNSError):
+        return exc.os_error.errno != socket.EAI_NONAME
+    return not isinstance(exc, aiohttp.ClientConnectorCertificateError | aiohttp.InvalidURL | ValueError)
 
 
 def reason_of(exc: Exception) -> str:

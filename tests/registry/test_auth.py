@@ -203,7 +203,7 @@ async def test_token_server_fails(server: ScriptedServer, reply: Reply, kind: ty
     """What a token server does wrong is told as such, with its host, and in bounded memory."""
     serve_behind_token(server, challenge(server))
     server.on("GET", "/token", reply)
-    async with RegistryClient() as client:
+    async with RegistryClient(retries=0) as client:
         with pytest.raises(kind) as caught:
             await read(client, server)
 
