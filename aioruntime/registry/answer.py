@@ -91,6 +91,9 @@ class Answer:
         try:
             return await self._response.content.readany()
         except FAILURES as exc:
+            # What came before the connection broke is still there, but no public method gives it any more.
+            if rest := self._response.content._read_nowait(-1):
+                return rest
             raise self._broken(exc) from cause_of(exc)
 
     async def read(self, limit: int) -> bytes:
