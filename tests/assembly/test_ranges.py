@@ -23,7 +23,7 @@ from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.image import LayerSpec
 from aioruntime.oci.reference import OciRef
 from aioruntime.registry.client import RegistryClient
-from tests.registry.test_real_registry import write_layout
+from tests.support.layouts import write_layout
 from tests.support.leaks import assert_settles, snapshot
 from tests.support.scripted import Fault, Reply, Request, ScriptedServer
 from tests.support.served_image import make_image, ranged

@@ -229,7 +229,8 @@ async def test_refused(server: ScriptedServer, status: int) -> None:
     """A registry that refuses an upload is not asked again; its own code and words are told."""
     body = b'{"errors": [{"code": "DENIED", "message": "quota exceeded"}]}'
     server.on("POST", BEGIN, Reply(status, body=body))
-    kind = {403: Unauthorized, 404: NotFound, 429: RateLimited}.get(status, RegistryError)
+    kinds: dict[int, type[RegistryError]] = {403: Unauthorized, 404: NotFound, 429: RateLimited}
+    kind = kinds.get(status, RegistryError)
     Taker(server)
 
     with pytest.raises(kind, match="quota exceeded") as caught:
