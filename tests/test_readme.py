@@ -100,7 +100,7 @@ def test_the_commands_exist() -> None:
         timeout=30,
     )
 
-    assert commands == {"demo", "doctor", "pull", "run"}
+    assert commands == {"demo", "doctor", "pull", "push", "run", "tags"}
     assert scripts == {"tests/bootstrap.sh"}
     assert all(re.search(rf"\b{command} ", shown.stdout) for command in commands)
     assert all((ROOT / script).is_file() for script in scripts)

@@ -40,6 +40,22 @@ async def test_pull_prints_the_digest(where: tuple[str, ...], registry: LocalReg
     assert second.stderr.startswith(f"{pinned}: 0 of 3 layers fetched (0 bytes), 0 bytes sent to ")
 
 
+async def test_push_and_tags(where: tuple[str, ...], registry: LocalRegistry) -> None:
+    """`push` prints the digest, which is the one that was pulled; `tags` lists the tags, one a line."""
+    image, copy = f"{registry.host}/tiny:0", f"{registry.host}/cli/{os.getpid()}:copy"
+    pulled = await command("pull", image, *where)
+
+    pushed = await command("push", image, copy, *where)
+    listed = await command("tags", copy.removesuffix(":copy"))
+    nothing = await command("push", f"{registry.host}/none:1", *where)
+
+    assert (pushed.status, pushed.stdout) == (0, pulled.stdout)
+    assert pushed.stderr.splitlines()[-1].startswith(f"{copy}: 1 of 3 blobs sent (")
+    assert (listed.status, listed.stdout) == (0, "copy\n")
+    assert nothing.status == 1
+    assert "is not in the store" in nothing.stderr
+
+
 async def test_run_is_the_program(where: tuple[str, ...], registry: LocalRegistry, tmp_path: Path) -> None:
     """`run` pulls what is missing, passes options and streams on, and exits with the program's status."""
     (tmp_path / "in").write_text("mounted\n")
