@@ -453,8 +453,9 @@ async def test_token_for_mounting(server: ScriptedServer) -> None:
     assert taker.begun == 0
 
 
-async def test_a_body_that_nobody_takes() -> None:
+async def test_a_body_that_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A registry that stops reading is given up after the stall timeout."""
+    monkeypatch.setattr(uploads, "_CHUNK", 32 << 20)  # more than fits into the buffers of a connection
     before = snapshot()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
