@@ -2,15 +2,20 @@
 
 ``python -m benchmarks.throttle HOST:PORT RATE DELAY CUT`` prints the port that it listens on, lives until its
 standard input ends, and then prints how many bytes it has passed on. RATE is bytes a second, DELAY seconds,
-CUT 1 if each connection is to be cut after 1 to 10 MiB.
+CUT 1 if each connection is to be cut after 1 to 10 MiB. The bytes go from socket to socket within the kernel:
+a proxy that is busy itself would be what is measured.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import os
 import random
+import socket
 import sys
+import threading
+import time
+from contextlib import suppress
 from typing import Self
 
 _PIECE = 64 * 1024
@@ -22,7 +27,7 @@ class Throttle:
     Args:
         target: the host and port that it leads to.
         rate: bytes a second that each connection gets.
-        delay: seconds that each byte is late.
+        delay: seconds that the first byte after a rest is late.
         cut: whether connections are cut.
     """
 
@@ -41,64 +46,70 @@ class Throttle:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        told, _nothing = await self._process.communicate()
+        told, _nothing = await self._process.communicate(b"")
         self.passed = int(told)
 
 
 class _Relay:
     def __init__(self, target: str, rate: float, delay: float, cut: bool) -> None:
         self.passed = 0
-        self._host, _, self._port = target.rpartition(":")
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
         self._rate = rate
         self._delay = delay
         self._cut = cut
+        self._lock = threading.Lock()
 
-    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answers, upstream = await asyncio.open_connection(self._host, int(self._port))
-        up = asyncio.create_task(self._copy(reader, upstream))
-        down = asyncio.create_task(self._pass_on(answers, writer))
-        try:
-            await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (up, down):
-                task.cancel()
-            await asyncio.gather(up, down, return_exceptions=True)
-            for each in (writer, upstream):
-                each.close()
+    def serve(self, listener: socket.socket) -> None:
+        while True:
+            client, _ = listener.accept()
+            threading.Thread(target=self._connected, args=(client,), daemon=True).start()
 
-    @staticmethod
-    async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(_PIECE):
-            writer.write(data)
-            await writer.drain()
+    def _connected(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self._target) as upstream:
+            threading.Thread(target=_copy, args=(client, upstream), daemon=True).start()
+            read_end, write_end = os.pipe()
+            try:
+                self._pass_on(upstream, client, read_end, write_end)
+            finally:
+                os.close(read_end)
+                os.close(write_end)
+                for each in (client, upstream):
+                    with suppress(OSError):
+                        each.shutdown(socket.SHUT_RDWR)
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        clock = asyncio.get_running_loop().time
+    def _pass_on(self, source: socket.socket, target: socket.socket, read_end: int, write_end: int) -> None:
         left = random.randint(1 << 20, 10 << 20) if self._cut else sys.maxsize
         free_at = 0.0
-        while left and (data := await reader.read(_PIECE)):
-            data = data[:left]
-            now = clock()
-            # A connection at rest does not save up; one that is late by a tick of the loop catches up.
-            begins = now + self._delay if free_at < now - 0.02 else free_at
-            free_at = begins + len(data) / self._rate
+        while left and (came := os.splice(source.fileno(), write_end, min(_PIECE, left))):
+            now = time.monotonic()
+            # A connection at rest does not save up; one whose thread woke late catches up.
+            free_at = (now + self._delay if free_at < now - 0.02 else free_at) + came / self._rate
             if free_at > now:
-                await asyncio.sleep(free_at - now)
-            writer.write(data)
-            await writer.drain()
-            self.passed += len(data)
-            left -= len(data)
+                time.sleep(free_at - now)
+            left -= came
+            with self._lock:
+                self.passed += came
+            while came:
+                came -= os.splice(read_end, target.fileno(), came)
 
 
-async def _main(target: str, rate: str, delay: str, cut: str) -> None:
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(_PIECE):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+def _main(target: str, rate: str, delay: str, cut: str) -> None:
+    threading.excepthook = lambda _: None  # clients and servers end connections as they like
     relay = _Relay(target, float(rate), float(delay), cut == "1")
-    server = await asyncio.start_server(relay.connected, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    server.close()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+    threading.Thread(target=relay.serve, args=(listener,), daemon=True).start()
+    print(listener.getsockname()[1], flush=True)
+    sys.stdin.read()
     print(relay.passed, flush=True)
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_main(*sys.argv[1:]))
+    _main(*sys.argv[1:])

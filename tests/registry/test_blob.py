@@ -222,7 +222,7 @@ async def test_a_slow_reader_is_not_a_stall(server: ScriptedServer) -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "zstd", "deflate", "identity, gzip", "x\x1b[2J"])
 async def test_encoded(server: ScriptedServer, encoding: str) -> None:
-    """A body encoded on the way is refused, not inflated: its bytes are not the digest's."""
+    """THREATS R15: a body encoded on the way is refused, not inflated: its bytes are not the digest's."""
     server.on("GET", blob_path(), Reply(body=gzip.compress(DATA), headers={"Content-Encoding": encoding}))
 
     with pytest.raises(RegistryError) as caught:
