@@ -68,6 +68,11 @@ class Retry:
         Raises:
             RegistryError: the last failure, when retries or budget are used up.
         """
+        # Most attempts succeed, and each piece of a blob is one: the loop costs more than reading the piece.
+        try:
+            return await attempt()
+        except RegistryError as exc:
+            failure: RegistryError | None = exc
         ends_at: float | None = None
 
         def pause(state: RetryCallState) -> float:
@@ -81,6 +86,10 @@ class Retry:
             return late or state.attempt_number > self._retries
 
         async def once() -> _T:
+            nonlocal failure
+            if failure is not None:
+                first, failure = failure, None
+                raise first
             return await attempt()
 
         retrying = AsyncRetrying(
