@@ -31,6 +31,7 @@ __all__ = (
     "ImageRef",
     # The parts they are made of
     "ImageStore",
+    "InvalidConfiguration",
     "InvalidManifest",
     "InvalidReference",
     "InvalidSpec",
@@ -76,6 +77,7 @@ from aioruntime.errors import (
     EngineUnavailable,
     ImageLoadFailed,
     ImageNotFound,
+    InvalidConfiguration,
     InvalidManifest,
     InvalidReference,
     InvalidSpec,

@@ -5,6 +5,7 @@
     AioRuntimeError
     ├── InvalidReference (ValueError)      an image reference or digest that no registry would accept
     ├── InvalidSpec (ValueError)           a value that can't be carried out, such as a mount
+    ├── InvalidConfiguration               a configuration file is broken
     ├── InvalidManifest                    a manifest, index or config that breaks its specification
     ├── RegistryError(status, code)        the registry answered with an error, or could not be reached
     │   ├── Unauthorized                   it wants credentials, or refused those it got
@@ -40,6 +41,7 @@ __all__ = (
     "EngineUnavailable",
     "ImageLoadFailed",
     "ImageNotFound",
+    "InvalidConfiguration",
     "InvalidManifest",
     "InvalidReference",
     "InvalidSpec",
@@ -91,6 +93,10 @@ class InvalidReference(AioRuntimeError, ValueError):
 
 class InvalidSpec(AioRuntimeError, ValueError):
     """A value given by the caller can't be carried out; nothing was started."""
+
+
+class InvalidConfiguration(AioRuntimeError):
+    """A configuration file of the user or the system is broken; the message names it, and the place."""
 
 
 class InvalidManifest(AioRuntimeError):
@@ -150,7 +156,10 @@ class RateLimited(RegistryError):
 
 
 class RequestRefused(RegistryError):
-    """A redirect, token realm or foreign URL leads where no request may go; none was sent."""
+    """A redirect, token realm or foreign URL leads where no request may go, or the registry is blocked.
+
+    None was sent.
+    """
 
 
 class StoreError(AioRuntimeError):
