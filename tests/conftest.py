@@ -33,7 +33,6 @@ _FOREIGN = (
     "CONTAINER_SSHKEY",
     "CONTAINERS_CONF",
     "CONTAINERS_STORAGE_CONF",
-    "CONTAINERS_REGISTRIES_CONF",
     "REGISTRY_AUTH_FILE",
     "DOCKER_AUTH_CONFIG",
     "AIORUNTIME_STORE",
@@ -56,6 +55,7 @@ def clean_environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep the tester's own engines, credentials and proxies out of every test; return the test's HOME."""
     for name in _FOREIGN:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", os.devnull)  # else the machine's own in /etc is read
     home = tmp_path / "home"
     for name, path in {"HOME": home, **{name: home / name.lower() for name in _XDG}}.items():
         path.mkdir(mode=0o700)

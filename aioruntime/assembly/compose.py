@@ -63,7 +63,7 @@ class Source:
 
 
 def _plain(layer: LayerSpec) -> LayerSpec:
-    return replace(layer, media_type=media_types.oci_layer(layer.media_type), blob_url=None)
+    return replace(layer, media_type=media_types.oci_layer(layer.media_type), blob_url=None, urls=())
 
 
 @dataclass(frozen=True, slots=True)

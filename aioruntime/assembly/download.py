@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from aioruntime.assembly.source import BlobStream
     from aioruntime.oci.image import LayerSpec
+    from aioruntime.registry.mirrors import Place
     from aioruntime.store.ingest import Ingest
 
 
@@ -61,10 +62,12 @@ class Download:
         moved: told how many of its bytes are here, and how many that is more than the last time.
 
     Attributes:
+        here: bytes that are here, those that wait to be written among them.
         received: bytes that came from the registry.
         source: who sent the last of them.
         public: whether anybody would be sent all of them.
         answers: how many answers they were put together from.
+        place: who sent them, if that was one, and they may be had from elsewhere.
     """
 
     def __init__(
@@ -79,13 +82,15 @@ class Download:
         self.source = "an earlier download"
         self.public = True
         self.answers = 0
+        self.place: Place | None = None
+        self._places: set[Place | None] = set()
         self._size = layer.size
         self._digest = layer.digest
         self._ingest = ingest
         self._open_range = open_range
         self._lanes = lanes
         self._moved = moved
-        self._here = ingest.offset
+        self.here = ingest.offset
         self._failed = False
 
     async def run(self, *, spread: bool) -> None:
@@ -110,6 +115,7 @@ class Download:
                 async with self._open_range(start, parts[0][1] if parts else None) as body:
                     if body.offset != start:
                         await self._restart()
+                    self._blame(body)
                     if body.end < self._size:
                         segments = [_Segment(*part) for part in parts[1:]]
                         group.start_soon(self._fetch_all, segments)
@@ -120,7 +126,7 @@ class Download:
             complete = await self._write_all(segments)
         if not complete:
             # Some server behind that name knows no ranges. The bytes of later segments are lost.
-            self._count(self._ingest.offset - self._here, received=0)
+            self._count(self._ingest.offset - self.here, received=0)
             await self.run(spread=False)
 
     async def _write_all(self, segments: list[_Segment]) -> bool:
@@ -149,6 +155,7 @@ class Download:
         try:
             async with self._lanes.connections, self._open_range(segment.offset, segment.length) as body:
                 if (body.offset, body.end) == (segment.offset, segment.offset + segment.length):
+                    self._blame(body)
                     async for chunk in body:
                         segment.data += chunk
                         self._count(len(chunk))
@@ -162,11 +169,16 @@ class Download:
         segment.ended.set()
 
     def _count(self, by: int, *, received: int | None = None) -> None:
-        self._here += by
+        self.here += by
         self.received += by if received is None else received
-        self._moved(self._here, by)
+        self._moved(self.here, by)
+
+    def _blame(self, body: BlobStream) -> None:
+        self._places.add(body.place)
+        self.place = body.place if len(self._places) == 1 else None
 
     def _note(self, body: BlobStream) -> None:
+        self._blame(body)  # another may have taken over
         self.source = body.host
         self.public = self.public and body.public
         self.answers += body.answers
@@ -174,4 +186,4 @@ class Download:
 
     async def _restart(self) -> None:
         await self._ingest.restart()
-        self._count(-self._here, received=0)
+        self._count(-self.here, received=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ("FetchReport", "fetch_layers", "prove_served")
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,13 +13,14 @@ import anyio
 from aioruntime.assembly.arrivals import Arrivals
 from aioruntime.assembly.download import Download, Lanes
 from aioruntime.assembly.served import Served
-from aioruntime.errors import DigestMismatch, StoreFull
+from aioruntime.errors import AioRuntimeError, DigestMismatch, SizeMismatch, StoreFull, one_line
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.progress import LayerProgress, NoopProgress
+from aioruntime.registry.mirrors import Place
 from aioruntime.tasks import task_group
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from aioruntime.assembly.source import BlobSource, BlobStream
@@ -117,6 +118,32 @@ async def prove_served(
     await served.keep()
 
 
+@dataclass(slots=True)
+class _Way:
+    """How a layer is fetched; changed when what came was wrong.
+
+    Args:
+        spread: whether several ranges may be asked for.
+        failed: places that are avoided, and what was wrong with what they gave.
+    """
+
+    spread: bool = True
+    failed: dict[Place, str] = field(default_factory=dict)
+
+    def changed(self, download: Download, fault: DigestMismatch | SizeMismatch, kept: int) -> bool:
+        """Choose another way after *fault*; False if there is none.
+
+        What was put together from several answers, or from *kept* bytes, may be right when it comes from one.
+        """
+        if isinstance(fault, DigestMismatch) and self.spread and download.answers + (kept > 0) > 1:
+            self.spread = False
+        elif download.place is not None:
+            self.failed[download.place] = str(fault)
+        else:
+            return False
+        return True
+
+
 class _Fetch:
     """The counters that the downloads of one call share."""
 
@@ -182,45 +209,50 @@ class _Fetch:
             )
 
     async def run(self, layer: LayerSpec, pending: anyio.Semaphore) -> None:
+        way = _Way()
         try:
-            if not await self._bring(layer, spread=True):
-                await self._bring(layer, spread=False)
+            while not await self._bring(layer, way):
+                pass
+        except AioRuntimeError as exc:
+            if way.failed:
+                exc.add_note("before that: " + "; ".join(one_line(why, 200) for why in way.failed.values()))
+            raise
         finally:
             pending.release()
 
-    async def _bring(self, layer: LayerSpec, *, spread: bool) -> bool:
-        """Bring a layer into the store; return whether it has come to an end, or is to be begun again."""
+    async def _bring(self, layer: LayerSpec, way: _Way) -> bool:
+        """Bring a layer into the store; False if it is worth another try, another *way*."""
         # The digest's lock comes before the connection: who waits for another process holds no slot.
         async with self._store.ingest(layer.digest, layer.size) as ingest:
             if ingest is not None:
-                return await self._download(layer, ingest, spread=spread)
+                return await self._download(layer, ingest, way)
             self._lanes.waiting.discard(layer.digest)
             self._advance(layer, layer.size, layer.size)
             await self._prove(layer)
             return True
 
-    async def _download(self, layer: LayerSpec, ingest: Ingest, *, spread: bool) -> bool:
+    async def _download(self, layer: LayerSpec, ingest: Ingest, way: _Way) -> bool:
         self._advance(layer, ingest.offset, ingest.offset)
         kept = ingest.offset
-        open_range = partial(_open_range, self._source, self._image, layer)
+        open_range = partial(_open_range, self._source, self._image, layer, way.failed)
         download = Download(layer, ingest, open_range, self._lanes, partial(self._advance, layer))
-        if kept < layer.size:
-            try:
-                await download.run(spread=spread)
-            finally:
-                self.downloaded += download.received
-            self._served.add(layer, public=download.public)
-        else:
-            self._lanes.waiting.discard(layer.digest)
-            await self._served.prove(layer)
         try:
+            if kept < layer.size:
+                try:
+                    await download.run(spread=way.spread)
+                finally:
+                    self.downloaded += download.received
+            else:
+                self._lanes.waiting.discard(layer.digest)
+                await self._served.prove(layer)
             await ingest.commit(download.source)
-        except DigestMismatch:
-            # What was put together from several answers may be right when it comes from one.
-            if not spread or download.answers + (kept > 0) < 2:
+        except (DigestMismatch, SizeMismatch) as exc:
+            if not way.changed(download, exc, kept):
                 raise
-            self._advance(layer, 0, -layer.size)
+            self._advance(layer, 0, -download.here)
             return False
+        if kept < layer.size:
+            self._served.add(layer, public=download.public)
         if kept < layer.size or not layer.size:
             self.fetched.append(layer.digest)
         self._arrivals.arrived(layer.digest)
@@ -234,6 +266,11 @@ class _Fetch:
 
 
 def _open_range(
-    source: BlobSource, image: OciRef | None, layer: LayerSpec, offset: int, length: int | None
+    source: BlobSource,
+    image: OciRef | None,
+    layer: LayerSpec,
+    avoiding: Collection[Place],
+    offset: int,
+    length: int | None,
 ) -> AbstractAsyncContextManager[BlobStream]:
-    return source.blob(image, layer, offset=offset, length=length)
+    return source.blob(image, layer, offset=offset, length=length, avoiding=avoiding)

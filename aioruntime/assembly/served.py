@@ -2,7 +2,9 @@
 
 A manifest may name the digest of a layer that its author never had, such as one of a private image. Were
 any layer in the store good for any image, the author's program would get to read that layer here. What a
-registry gives to anybody, the authors of all its images may have had.
+registry gives to anybody, the authors of all its images may have had. A mirror counts as far as a download
+from it would go: what it serves for a repository is that repository's, but what it serves to anybody need not
+be anybody's at the registry, whose credentials it may have.
 """
 
 from __future__ import annotations
@@ -10,13 +12,14 @@ from __future__ import annotations
 __all__ = ("Served",)
 
 import hashlib
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from aioruntime.errors import NotFound, Unauthorized
+from aioruntime.errors import NotFound, RegistryError, SizeMismatch, Unauthorized
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -92,9 +95,12 @@ class Served:
         if not await self._source.has_blob(self._image, layer):
             # Some storage behind registries answers GET alone; and of a refusal, the body tells why.
             try:
-                async with self._source.blob(self._image, layer):
+                async with self._source.blob(self._image, replace(layer, urls=())):
                     pass
             except (NotFound, Unauthorized) as exc:
+                if layer.urls and await self._is_elsewhere(self._image, layer):
+                    self._new[layer.digest] = None
+                    return
                 raise type(exc)(
                     f"{exc}; the layer lies in the store {self._store.path}, but it counts only for images "
                     "whose repository serves it",
@@ -102,6 +108,17 @@ class Served:
                     code=exc.code,
                 ) from exc
         self._new[layer.digest] = None
+
+    async def _is_elsewhere(self, image: OciRef, layer: LayerSpec) -> bool:
+        """Tell whether a URL that the image's manifest names gives the whole layer: an answer is no proof."""
+        hasher = layer.digest.hasher()
+        try:
+            async with self._source.blob(image, layer) as body:
+                async for chunk in body:
+                    hasher.update(chunk)
+        except (RegistryError, SizeMismatch):
+            return False
+        return hasher.hexdigest() == layer.digest.hex
 
     async def keep(self) -> None:
         """Remember what was found out.

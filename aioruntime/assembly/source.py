@@ -7,11 +7,12 @@ __all__ = ("BlobSource", "BlobStream")
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection
     from contextlib import AbstractAsyncContextManager
 
     from aioruntime.oci.image import LayerSpec
     from aioruntime.oci.reference import OciRef
+    from aioruntime.registry.mirrors import Place
 
 
 class BlobStream(Protocol):
@@ -23,6 +24,7 @@ class BlobStream(Protocol):
     public: bool
     answers: int
     repeated: int
+    place: Place | None
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
@@ -31,9 +33,15 @@ class BlobSource(Protocol):
     """Where layers come from."""
 
     def blob(
-        self, image: OciRef | None, layer: LayerSpec, *, offset: int = 0, length: int | None = None
+        self,
+        image: OciRef | None,
+        layer: LayerSpec,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        avoiding: Collection[Place] = (),
     ) -> AbstractAsyncContextManager[BlobStream]:
-        """Open the blob's body, or a range of it if the registry can."""
+        """Open the blob's body, or a range of it if the registry can, but not from what is *avoiding*."""
 
     async def has_blob(self, image: OciRef, layer: LayerSpec) -> bool:
         """Tell whether the image's repository says that it serves the blob."""

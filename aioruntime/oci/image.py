@@ -24,6 +24,7 @@ class LayerSpec:
         size: bytes of that blob.
         media_type: the layer's media type, OCI's or Docker's.
         blob_url: where to fetch it; None for the repository of the image that it belongs to.
+        urls: where else it may be, as its image's manifest says; asked if the repository has it not.
 
     Raises:
         InvalidReference: *digest* is not a digest.
@@ -34,10 +35,18 @@ class LayerSpec:
     size: int
     media_type: str
     blob_url: str | None = None
+    urls: tuple[str, ...] = ()
 
     if TYPE_CHECKING:  # what the constructor takes; the attribute is what __post_init__ makes of it
 
-        def __init__(self, digest: str, size: int, media_type: str, blob_url: str | None = None) -> None: ...
+        def __init__(
+            self,
+            digest: str,
+            size: int,
+            media_type: str,
+            blob_url: str | None = None,
+            urls: tuple[str, ...] = (),
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "digest", ImageDigest(self.digest))
@@ -149,4 +158,4 @@ class ResolvedImage:
 
 def layers_of(manifest: Manifest) -> tuple[LayerSpec, ...]:
     """List the layers of *manifest*, base first."""
-    return tuple(LayerSpec(d.digest, d.size, d.media_type) for d in manifest.layers)
+    return tuple(LayerSpec(d.digest, d.size, d.media_type, urls=d.urls or ()) for d in manifest.layers)

@@ -11,18 +11,19 @@ import re
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Self
 
-from aioruntime.errors import RegistryError, SizeMismatch
+from aioruntime.errors import RegistryError
+from aioruntime.registry.verify import surplus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import AsyncIterator, Mapping
 
     from aioruntime.oci.image import LayerSpec
     from aioruntime.registry.answer import Answer
+    from aioruntime.registry.blob_requests import BlobRequests
+    from aioruntime.registry.mirrors import Place
     from aioruntime.registry.retry import Retry
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.ASCII | re.IGNORECASE)
-_CHECK_BLOB = "the registry may have deleted it; resolve the image again"
 # Less than this within the patience is no download, however often a byte comes.
 _LEAST = 64 * 1024
 
@@ -49,11 +50,11 @@ def range_fits(
 class BlobStream:
     """The body of a blob as it arrives: an async iterator of its bytes, and a context in which it is open.
 
-    When the connection breaks or stalls, it goes on where the bytes ended; its reader does not notice. The
-    bytes are not hashed here: whoever keeps them does.
+    When the connection breaks or stalls, it goes on where the bytes ended, at another place if there is one;
+    its reader does not notice. The bytes are not hashed here: whoever keeps them does.
 
     Args:
-        request: makes a request for the blob, with further header fields.
+        requests: makes requests for the blob.
         layer: the blob.
         what: the blob and its image, for messages.
         part: where the wanted bytes begin, and where they end.
@@ -64,14 +65,16 @@ class BlobStream:
         host: who answers for these bytes, after redirects; for messages.
         offset: where the body starts: what was asked for, or 0 if the server sends all of it.
         end: where it ends: what was asked for, or the blob's end if the server sends all of it.
-        public: whether anybody would be sent it, since no credentials were needed.
+        public: whether its registry sends it to anybody, since no credentials were needed.
+        place: who sent it, to be avoided in order to have it from elsewhere; None if nobody else is known, or
+            several did.
         answers: how many answers the bytes were put together from.
         repeated: bytes that came again, and were left out, where a server can't go on in the middle.
     """
 
     def __init__(
         self,
-        request: Callable[[Mapping[str, str]], AbstractAsyncContextManager[Answer]],
+        requests: BlobRequests,
         layer: LayerSpec,
         what: str,
         part: tuple[int, int],
@@ -83,7 +86,9 @@ class BlobStream:
         self.public = True
         self.answers = 0
         self.repeated = 0
-        self._request = request
+        self.place: Place | None = None
+        self._requests = requests
+        self._from: Place | None = None
         self._size = layer.size
         self._what = what
         self._retry = retry
@@ -141,9 +146,11 @@ class BlobStream:
             await self._close()
             if exc.temporary and self._seen == self.end:
                 return b""  # only the end of the answer is missing
+            if self._from is not None:
+                self._requests.failed(self._from)
             raise
         if self._seen + len(chunk) > self.end:
-            raise self._surplus(self._seen + len(chunk))
+            raise surplus(self._what, self.host, self._seen + len(chunk), self._size)
         self._seen += len(chunk)
         return chunk
 
@@ -177,23 +184,18 @@ class BlobStream:
                 and self._etag in (None, etag)
                 and range_fits(answer.content_range, self._seen, self._size, answer.length, end=self.end)
             ):
-                answer.check_encoding()
                 return answer
             await self._close()
-            self._ranges = False
-            return None
-        raise await answer.error(_CHECK_BLOB)
+        self._ranges = False
+        return None
 
     async def _whole(self) -> Answer:
         answer = await self._ask({})
         if answer.status != 200:
-            raise await answer.error(_CHECK_BLOB)
+            raise await answer.error("a whole blob was asked for")
         return self._begun_again(answer)
 
     def _begun_again(self, answer: Answer) -> Answer:
-        answer.check_encoding()
-        if answer.length is not None and answer.length > self._size:
-            raise self._surplus(answer.length)
         if self._seen == self.offset:  # nothing was given yet
             self._seen = self.offset = 0
             self.end = self._size
@@ -202,7 +204,14 @@ class BlobStream:
 
     async def _ask(self, headers: Mapping[str, str]) -> Answer:
         await self._close()
-        return await self._open.enter_async_context(self._request(headers))
+        place, answer = await self._open.enter_async_context(self._requests.open(headers))
+        if place != self._from:
+            self._etag = None  # each place has its own
+            # Who is to blame for wrong bytes can be told only where all came from one.
+            alone = self._from is None and self._requests.elsewhere(place)
+            self.place = place if alone else None
+        self._from = place
+        return answer
 
     async def _close(self) -> None:
         self._answer = None
@@ -211,14 +220,6 @@ class BlobStream:
 
     def _progress(self) -> str:
         return f"{self._seen} of {self._size} bytes came; pulling again resumes there"
-
-    def _surplus(self, seen: int) -> SizeMismatch:
-        host = self.host or "the server"
-        return SizeMismatch(
-            f"{self._what}: {host} sends at least {seen} bytes where {self._size} were declared",
-            expected=self._size,
-            actual=seen,
-        )
 
 
 class _Watch:

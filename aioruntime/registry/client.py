@@ -9,9 +9,9 @@ __all__ = ("RegistryClient",)
 
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from aioruntime.errors import InvalidManifest, InvalidSpec, RegistryError
+from aioruntime.errors import InvalidManifest, InvalidSpec, NotFound, RegistryError
 from aioruntime.oci import media_types
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import Manifest, choose_manifest, decode_config, decode_document
@@ -19,18 +19,21 @@ from aioruntime.oci.image import ResolvedImage, layers_of
 from aioruntime.oci.platform import Platform
 from aioruntime.progress import NoopProgress, finishing
 from aioruntime.registry.auth import Authenticator
+from aioruntime.registry.blob_requests import BlobRequests
 from aioruntime.registry.blobs import BlobStream
 from aioruntime.registry.certificates import Certificates
 from aioruntime.registry.clock import SYSTEM_CLOCK
 from aioruntime.registry.endpoints import Endpoint
 from aioruntime.registry.http import Http
 from aioruntime.registry.keychain import DefaultKeychain, StaticKeychain
-from aioruntime.registry.origins import Rules, parse_url
+from aioruntime.registry.mirrors import Place
+from aioruntime.registry.origins import Rules
 from aioruntime.registry.pace import Pace
+from aioruntime.registry.places import Places
 from aioruntime.registry.push import push_image
 from aioruntime.registry.requests import Requests
-from aioruntime.registry.retry import Retry, retried
-from aioruntime.registry.served import Document, known_document
+from aioruntime.registry.retry import Retry
+from aioruntime.registry.served import Document, known_document, named_document
 from aioruntime.registry.tags import list_tags
 from aioruntime.registry.uploads import Destination
 from aioruntime.registry.verify import (
@@ -45,28 +48,30 @@ from aioruntime.registry.verify import (
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Collection, Iterable, Mapping
-
-    from yarl import URL
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
     from aioruntime.oci.documents import Descriptor
     from aioruntime.oci.image import LayerSpec
     from aioruntime.oci.reference import OciRef
     from aioruntime.progress import ProgressReporter
-    from aioruntime.registry.answer import Answer
     from aioruntime.registry.clock import Clock
     from aioruntime.registry.credentials import Credentials, Keychain
+    from aioruntime.registry.http import Method
     from aioruntime.registry.push import BlobReader
     from aioruntime.registry.served import KnownDocuments
 
 _MANIFEST_LIMIT = 4 * 1024 * 1024
 _CONFIG_LIMIT = 16 * 1024 * 1024
 _INDEX_DEPTH = 3
+_URLS_TRIED = 8
 _CHECK_NAME = "check the repository's name, and the tag or digest"
 # Stall timeouts within which a blob has to come to something.
 _STALLS = 5
 _CHECK_BLOB = "the registry may have deleted it; resolve the image again"
 _ACCEPT = {"Accept": ", ".join(media_types.ACCEPTED)}
+
+
+_T = TypeVar("_T")
 
 
 class RegistryClient:
@@ -101,6 +106,10 @@ class RegistryClient:
             asks to wait (``Retry-After``) is waited for within that, at most 60 seconds.
         user_agent: what to call ourselves.
         clock: tells the time, and waits.
+        mirrors: who is asked before a registry: by its name, such as ``docker.io``, or a longer prefix of
+            image names, the hosts, with or without a prefix for the rest of the name, in order. With None,
+            containers' ``registries.conf`` says so: the file that ``$CONTAINERS_REGISTRIES_CONF`` names, or
+            those of the user and the system. Credentials are looked up by the mirror's own name.
     """
 
     def __init__(
@@ -119,6 +128,7 @@ class RegistryClient:
         retry_budget: float = 120.0,
         user_agent: str = "aioruntime",
         clock: Clock = SYSTEM_CLOCK,
+        mirrors: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         certificates = Certificates(ssl_context, insecure)
         self._rules = Rules(plain_http, trusted_realms, certificates.has_tls)
@@ -136,6 +146,7 @@ class RegistryClient:
         self._patience = stall_timeout * _STALLS
         chosen = StaticKeychain(credentials or {}, keychain or DefaultKeychain(clock=clock))
         self._requests = Requests(self._http, Authenticator(self._http, chosen, clock))
+        self._places = Places(mirrors, self._rules, clock)
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()
@@ -163,6 +174,8 @@ class RegistryClient:
             DigestMismatch: a document is not the one that its digest names.
             SizeMismatch: a document has another size than the index or manifest says.
             RegistryError: the registry answered with an error or could not be reached; see its subclasses.
+                What its mirrors said is in a note on the error.
+            InvalidConfiguration: ``registries.conf`` is broken.
         """
         source = str(image)
         top = served = await known_document(image, image.pinned, documents) or await self.document(
@@ -174,15 +187,17 @@ class RegistryClient:
                 break
             chosen = choose_manifest(document, platform or Platform.host(), source)
             check_declared(chosen, _MANIFEST_LIMIT, source)
-            known = await known_document(image, chosen.digest, documents, chosen.size)
+            known = await named_document(image, chosen, documents)
             served = known or await self.document(image, chosen.digest, size=chosen.size)
             document = decode_document(served.raw, served.media_type or chosen.media_type, source)
             check_kind(chosen, document, source)
         if not isinstance(document, Manifest):
             raise InvalidManifest(f"{source}: indexes are nested more than {_INDEX_DEPTH} deep")
         check_declared(document.config, _CONFIG_LIMIT, source)
-        kept = await known_document(image, document.config.digest, documents, document.config.size)
-        raw_config = kept.raw if kept else await self._config(image, document.config)
+        kept = await named_document(image, document.config, documents)
+        raw_config = (
+            kept.raw if kept else await self._ask(image, partial(self._config, image, document.config))
+        )
         config = decode_config(raw_config, document, source)
         if platform is not None:
             check_platform(config, platform, source)
@@ -197,7 +212,6 @@ class RegistryClient:
             raw_config=raw_config,
         )
 
-    @retried
     async def document(self, image: OciRef, selector: str, *, size: int | None = None) -> Document:
         """Fetch a manifest or an index, without decoding it.
 
@@ -211,8 +225,13 @@ class RegistryClient:
             SizeMismatch: it has another size.
             RegistryError: as `resolve`; also if it is larger than 4 MiB.
         """
+        return await self._ask(
+            image, partial(self._document, image, selector, size), by_digest=":" in selector
+        )
+
+    async def _document(self, image: OciRef, selector: str, size: int | None, place: Place) -> Document:
         what = str(image) if selector == image.selector else f"{image} ({selector})"
-        endpoint = self._endpoint(image)
+        endpoint = place.repository
         url = endpoint.url(f"manifests/{selector}")
         async with self._requests.open("GET", url, endpoint, what, _ACCEPT) as answer:
             if answer.status != 200:
@@ -227,12 +246,19 @@ class RegistryClient:
 
     @asynccontextmanager
     async def blob(
-        self, image: OciRef | None, layer: LayerSpec, *, offset: int = 0, length: int | None = None
+        self,
+        image: OciRef | None,
+        layer: LayerSpec,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        avoiding: Collection[Place] = (),
     ) -> AsyncIterator[BlobStream]:
         """Open a layer's bytes as they are served; `BlobStream` tells what can happen on the way.
 
         A server that does not answer a range, or answers another one than asked for, is asked for all of
-        the blob: look at the stream's ``offset`` and ``end``.
+        the blob: look at the stream's ``offset`` and ``end``. Mirrors are asked first, and the layer's
+        ``urls`` last.
 
         Args:
             image: whose repository has the layer. Its credentials go nowhere else: not to a ``blob_url``
@@ -240,6 +266,7 @@ class RegistryClient:
             layer: the layer, with its declared size.
             offset: bytes that are already here, less than the layer's size.
             length: bytes that are wanted from there on; all the rest if not given.
+            avoiding: the ``place`` of streams of this layer that were not what its digest names.
 
         Raises:
             InvalidSpec: the range is not within the layer, or there is neither image nor ``blob_url``.
@@ -253,14 +280,22 @@ class RegistryClient:
         if not (0 <= offset < end <= layer.size or 0 == offset == end == layer.size):
             wanted = f"offset {offset}" + (f" and length {length}" if length is not None else "")
             raise InvalidSpec(f"{what}: {wanted} is not within its {layer.size} bytes")
-        endpoint = self._endpoint(image) if image else None
-        url = self._layer_url(endpoint, layer)
-        request = partial(self._requests.open, "GET", url, endpoint, what)
-        async with BlobStream(request, layer, what, (offset, end), self._retry, self._patience) as stream:
+        where = await self._blob_places(image, layer)
+        requests = BlobRequests(self._requests, self._rules, self._places, where, layer, what, avoiding)
+        async with BlobStream(requests, layer, what, (offset, end), self._retry, self._patience) as stream:
             yield stream
 
+    async def _blob_places(self, image: OciRef | None, layer: LayerSpec) -> tuple[Place, ...]:
+        if layer.blob_url is not None:
+            return (Place(self._endpoint(image) if image else None, own=True, url=layer.blob_url),)
+        if image is None:
+            raise InvalidSpec(f"layer {layer.digest}: has no blob_url, and no image tells where it is")
+        places = await self._places.of(image, by_digest=True)
+        named_by = self._endpoint(image)
+        return (*places, *(Place(named_by, url=url) for url in layer.urls[:_URLS_TRIED]))
+
     async def has_blob(self, image: OciRef, layer: LayerSpec) -> bool:
-        """Tell whether the repository of *image* says that it serves *layer*, with the caller's credentials.
+        """Tell whether the repository of *image*, or a mirror, says that it serves *layer* to the caller.
 
         False is no proof of the contrary: a request for the content tells why.
 
@@ -269,7 +304,7 @@ class RegistryClient:
             RegistryError: the registry could not be reached.
         """
         try:
-            return await self._has_blob(image, layer)
+            return await self._ask(image, partial(self._has_blob, image, layer))
         except RegistryError as exc:
             # An answer to HEAD tells no more than its status.
             if exc.status is None:
@@ -283,13 +318,22 @@ class RegistryClient:
             InvalidReference: the digest is shortened, or of an algorithm that can't be verified.
             RegistryError: the registry answered with another error than "not found", or could not be reached.
         """
-        endpoint = self._endpoint(image)
+        try:
+            await self._ask(image, partial(self._has_manifest, image), by_digest=image.pinned is not None)
+        except NotFound:
+            return False
+        return True
+
+    async def _has_manifest(self, image: OciRef, place: Place) -> None:
+        endpoint = place.repository
         url = endpoint.url(f"manifests/{image.selector}")
-        async with self._requests.open("HEAD", url, endpoint, str(image), _ACCEPT) as answer:
-            if answer.status != 405:
-                return await _is_there(answer)
-        async with self._requests.open("GET", url, endpoint, str(image), _ACCEPT) as answer:
-            return await _is_there(answer)
+        methods: tuple[Method, ...] = ("HEAD", "GET")
+        for method in methods:
+            async with self._requests.open(method, url, endpoint, str(image), _ACCEPT) as answer:
+                if answer.status == 200:
+                    return
+                if (method, answer.status) != ("HEAD", 405):
+                    raise await answer.error(_CHECK_NAME)
 
     def tags(self, image: OciRef) -> AsyncIterator[str]:
         """List the tags of the repository of *image*, in the registry's order.
@@ -351,21 +395,18 @@ class RegistryClient:
             await push_image(to, image, manifest, media_type, digest, blobs, source, mounts or {}, progress)
         return digest
 
-    @retried
-    async def _has_blob(self, image: OciRef, layer: LayerSpec) -> bool:
+    async def _has_blob(self, image: OciRef, layer: LayerSpec, place: Place) -> bool:
         what = f"{image}: layer {layer.digest}"
-        endpoint = self._endpoint(image)
-        async with self._requests.open(
-            "HEAD", endpoint.url(f"blobs/{layer.digest}"), endpoint, what
-        ) as answer:
+        endpoint = place.repository
+        url = endpoint.url(f"blobs/{layer.digest}")
+        async with self._requests.open("HEAD", url, endpoint, what) as answer:
             if answer.status != 200:
                 raise await answer.error(_CHECK_BLOB)
             return True
 
-    @retried
-    async def _config(self, image: OciRef, descriptor: Descriptor) -> bytes:
+    async def _config(self, image: OciRef, descriptor: Descriptor, place: Place) -> bytes:
         what = f"{image}: config {descriptor.digest}"
-        endpoint = self._endpoint(image)
+        endpoint = place.repository
         url = endpoint.url(f"blobs/{descriptor.digest}")
         async with self._requests.open("GET", url, endpoint, what) as answer:
             if answer.status != 200:
@@ -375,22 +416,12 @@ class RegistryClient:
         check_digest(raw, descriptor.digest, what, answer.host)
         return raw
 
+    async def _ask(
+        self, image: OciRef, attempt: Callable[[Place], Awaitable[_T]], *, by_digest: bool = True
+    ) -> _T:
+        """Return what *attempt* gives at the first of the image's places that has it."""
+        places = await self._places.of(image, by_digest=by_digest)
+        return await self._retry(partial(self._places.first, places, attempt))
+
     def _endpoint(self, image: OciRef) -> Endpoint:
         return Endpoint(self._rules.registry_url(image.api_host), image.api_repository)
-
-    def _layer_url(self, endpoint: Endpoint | None, layer: LayerSpec) -> URL:
-        what = f"blob_url of layer {layer.digest}"
-        if layer.blob_url is not None:
-            url = parse_url(layer.blob_url, what)
-            registry = endpoint.root if endpoint else url.origin()
-            self._rules.may_send(url, registry=registry, what=what)
-            return url
-        if endpoint is None:
-            raise InvalidSpec(f"layer {layer.digest}: has no blob_url, and no image tells where it is")
-        return endpoint.url(f"blobs/{layer.digest}")
-
-
-async def _is_there(answer: Answer) -> bool:
-    if answer.status not in (200, 404):
-        raise await answer.error(_CHECK_NAME)
-    return answer.status == 200

@@ -111,7 +111,9 @@ class Rules:
         own = host == _host(registry) or self._is_named(url)
         if url.scheme == "http" and previous is not None and previous.scheme == "https":
             return "it leads from https to http"
-        if url.scheme == "http" and not self.allows_plain(url):
+        # Where a plain registry sends us to within itself is as plain as it was allowed to be.
+        stays = previous is not None and same_origin(url, registry)
+        if url.scheme == "http" and not (stays or self.allows_plain(url)):
             return f"it is not encrypted; if that is acceptable, name {host_of(url)!r} in plain_http="
         if is_loopback(url) and is_loopback(registry):
             return None

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ("Retry", "pause_before", "retried", "worth_another_try")
+__all__ = ("Retry", "pause_before", "worth_another_try")
 
 import logging
 import random
-from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from aioruntime.errors import RegistryError, RequestRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable
 
     from aioruntime.registry.clock import Clock
 
@@ -101,19 +100,6 @@ class Retry:
             reraise=True,
         )
         return await retrying(once)
-
-
-def retried(
-    method: Callable[Concatenate[Any, _P], Coroutine[Any, Any, _T]],
-) -> Callable[Concatenate[Any, _P], Coroutine[Any, Any, _T]]:
-    """Let a method be tried again by its object's ``_retry``."""
-
-    @wraps(method)
-    async def trying(self: Any, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        retry: Retry = self._retry
-        return await retry(partial(method, self, *args, **kwargs))
-
-    return trying
 
 
 def _tell(state: RetryCallState) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("Document", "KnownDocuments", "known_document")
+__all__ = ("Document", "KnownDocuments", "known_document", "named_document")
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -12,6 +12,7 @@ from aioruntime.oci.digest import ImageDigest
 from aioruntime.registry.verify import check_size
 
 if TYPE_CHECKING:
+    from aioruntime.oci.documents import Descriptor
     from aioruntime.oci.reference import OciRef
 
 
@@ -55,3 +56,16 @@ async def known_document(
         return None  # not there, or damaged there: the registry has it
     check_size(raw, size, f"{image} ({digest})", "what is already known")
     return Document(raw, None, digest, image.api_host)
+
+
+async def named_document(
+    image: OciRef, descriptor: Descriptor, documents: KnownDocuments | None
+) -> Document | None:
+    """Return what *descriptor* names, from its own ``data`` or as `known_document` does.
+
+    Raises:
+        SizeMismatch: what is known has another size than it says.
+    """
+    if descriptor.data is not None:  # checked against digest and size when it was decoded
+        return Document(descriptor.data, None, descriptor.digest, image.api_host)
+    return await known_document(image, descriptor.digest, documents, descriptor.size)

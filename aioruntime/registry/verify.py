@@ -10,6 +10,7 @@ __all__ = (
     "check_size",
     "served_digest",
     "served_type",
+    "surplus",
 )
 
 from dataclasses import replace
@@ -108,6 +109,13 @@ def check_size(raw: bytes, size: int | None, what: str, host: str) -> None:
             expected=size,
             actual=len(raw),
         )
+
+
+def surplus(what: str, host: str, seen: int, size: int) -> SizeMismatch:
+    """Return the error that *host* sends at least *seen* bytes where *size* were declared."""
+    return SizeMismatch(
+        f"{what}: {host} sends at least {seen} bytes where {size} were declared", expected=size, actual=seen
+    )
 
 
 def check_kind(descriptor: Descriptor, document: Manifest | Index, what: str) -> None:
