@@ -173,7 +173,11 @@ class Sender:
         except ImageNotFound:
             raise ImageLoadFailed(
                 f"{image.reference}: {kind} reported success but has no image {self._name}; "
-                "its log may say why"
+                + (
+                    "it may take sha256 digests alone, not sha512"
+                    if _has_sha512(image)
+                    else "its log may say why"
+                )
             ) from None
         wanted = expected_id(image, self._client.capabilities)
         if (seen.id, seen.diff_ids) != (wanted, image.config.rootfs.diff_ids):
@@ -194,3 +198,8 @@ class Sender:
             port = served_port(name)
             if port is not None and not await is_served(port):
                 await to_completion(self._drop_name(name))
+
+
+def _has_sha512(image: ResolvedImage) -> bool:
+    named = (image.manifest_digest, image.manifest.config.digest, *(layer.digest for layer in image.layers))
+    return any(digest.algorithm == "sha512" for digest in named)

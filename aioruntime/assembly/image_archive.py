@@ -14,6 +14,7 @@ from aioruntime.assembly.archive import Entry, archive_size, blob_name, document
 from aioruntime.assembly.content import stream_inflated
 from aioruntime.assembly.inflate import compression_of
 from aioruntime.assembly.unpack import unpack_layer
+from aioruntime.oci.digest import ImageDigest
 from aioruntime.tasks import in_thread, task_group
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from aioruntime.assembly.content import LayerContent
     from aioruntime.assembly.unpack import UnpackedLayer
     from aioruntime.engine.capabilities import EngineCapabilities
-    from aioruntime.oci.digest import ImageDigest
     from aioruntime.oci.image import LayerSpec, ResolvedImage
     from aioruntime.oci.media_types import Compression
     from aioruntime.store.store import ImageStore
@@ -35,10 +35,14 @@ _AHEAD = 3
 
 
 def expected_id(image: ResolvedImage, capabilities: EngineCapabilities) -> ImageDigest:
-    """Return the ID that an engine gives to *image* (containerd's store: the manifest's digest)."""
+    """Return the ID that an engine gives to *image* (containerd's store: the manifest's digest).
+
+    Every other takes the sha256 of the config, whatever the manifest names it by.
+    """
     if capabilities.image_store == "containerd":
         return image.manifest_digest
-    return image.manifest.config.digest
+    named = image.manifest.config.digest
+    return named if named.algorithm == "sha256" else ImageDigest.of(image.raw_config)
 
 
 class ImageArchive:
