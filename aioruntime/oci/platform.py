@@ -1,6 +1,6 @@
 """Platforms and the choice of a manifest for one (L1).
 
-Follows ``image-index.md`` of the OCI image specification; the fall-backs between variants of Arm processors
+Follows ``image-index.md`` of the OCI image specification; the fall-backs between variants of processors
 are those of containerd's ``platforms`` package.
 """
 
@@ -16,10 +16,14 @@ from aioruntime.errors import InvalidSpec, one_line
 
 _ARCHITECTURES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 # Variants a machine of the key's variant can run, best first.
-_VARIANTS = {
+_VARIANTS: dict[tuple[str, str], tuple[str | None, ...]] = {
     ("arm", "v8"): ("v8", "v7", "v6", "v5"),
     ("arm", "v7"): ("v7", "v6", "v5"),
     ("arm", "v6"): ("v6", "v5"),
+    ("arm64", "v9"): ("v9", "v8"),
+    ("amd64", "v4"): ("v4", "v3", "v2", None),
+    ("amd64", "v3"): ("v3", "v2", None),
+    ("amd64", "v2"): ("v2", None),
 }
 _DEFAULT_VARIANTS = {"arm": "v7", "arm64": "v8"}
 
@@ -76,7 +80,7 @@ class Platform:
 
 def matching_platforms(wanted: Platform) -> tuple[Platform, ...]:
     """List the platforms that a *wanted* machine can run, best first, each with its variant spelt out."""
-    variant = wanted.variant or _DEFAULT_VARIANTS.get(wanted.architecture)
+    variant = with_default_variant(wanted).variant
     variants: tuple[str | None, ...] = (variant,)
     if variant is not None:
         variants = _VARIANTS.get((wanted.architecture, variant), (variant,))
@@ -87,6 +91,8 @@ def matching_platforms(wanted: Platform) -> tuple[Platform, ...]:
 
 
 def with_default_variant(platform: Platform) -> Platform:
-    """Spell out the variant that *platform* means when it names none."""
+    """Spell out the variant that *platform* means when it names none; ``amd64/v1`` is ``amd64``."""
+    if (platform.architecture, platform.variant) == ("amd64", "v1"):
+        return Platform(platform.os, platform.architecture)
     default = _DEFAULT_VARIANTS.get(platform.architecture)
     return Platform(platform.os, platform.architecture, platform.variant or default)

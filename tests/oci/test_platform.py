@@ -52,6 +52,17 @@ def test_host(machine: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> N
     ("wanted", "expected"),
     [
         ("linux/amd64", ["linux/amd64"]),
+        ("linux/amd64/v1", ["linux/amd64"]),
+        ("linux/amd64/v3", ["linux/amd64/v3", "linux/amd64/v2", "linux/amd64"]),
+        ("linux/amd64/v4", ["linux/amd64/v4", "linux/amd64/v3", "linux/amd64/v2", "linux/amd64"]),
+        ("linux/arm/v8", ["linux/arm/v8", "linux/arm/v7", "linux/arm/v6", "linux/arm/v5"]),
+        (
+            "linux/arm64/v9",
+            [
+                *("linux/arm64/v9", "linux/arm64/v8"),
+                *("linux/arm/v8", "linux/arm/v7", "linux/arm/v6", "linux/arm/v5"),
+            ],
+        ),
         ("linux/arm/v6", ["linux/arm/v6", "linux/arm/v5"]),
         ("linux/arm", ["linux/arm/v7", "linux/arm/v6", "linux/arm/v5"]),
         (
