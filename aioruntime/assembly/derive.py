@@ -6,8 +6,9 @@ config is not understood is kept.
 
 from __future__ import annotations
 
-__all__ = ("derive_image", "merge_documents")
+__all__ = ("derive_image", "merge_documents", "without_urls")
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -56,6 +57,28 @@ def derive_image(
         manifest_digest=digest,
         raw_manifest=raw_manifest,
         raw_config=raw_config,
+    )
+
+
+def without_urls(image: ResolvedImage) -> ResolvedImage:
+    """Return *image* with no URL in its manifest: engines rather go there than take what they are sent."""
+    parts = (image.manifest.config, *image.manifest.layers)
+    if not any(part.urls for part in parts):
+        return image
+    fields = msgspec.json.decode(image.raw_manifest)
+    for part in (fields["config"], *fields["layers"]):
+        part.pop("urls", None)
+    raw_manifest = _encode(fields)
+    manifest = decode_document(raw_manifest, image.manifest.media_type, str(image.reference))
+    assert isinstance(manifest, Manifest)
+    digest = ImageDigest.of(raw_manifest)
+    return replace(
+        image,
+        digest=digest,
+        manifest=manifest,
+        layers=layers_of(manifest),
+        manifest_digest=digest,
+        raw_manifest=raw_manifest,
     )
 
 

@@ -13,6 +13,7 @@ import msgspec
 from aioruntime.assembly.arrivals import Arrivals
 from aioruntime.assembly.claims import check_claims
 from aioruntime.assembly.delivery import Delivery, Sender
+from aioruntime.assembly.derive import without_urls
 from aioruntime.assembly.diff_ids import DiffIds
 from aioruntime.assembly.holdings import foreign_donors
 from aioruntime.assembly.image_archive import expected_id
@@ -120,6 +121,11 @@ async def assemble(
         raise
 
 
+def _as_asked_for(held: HeldImage, wanted: HeldImage) -> HeldImage:
+    """Give what the engine has, with some layers merged or without URLs, the digests that users ask for."""
+    return msgspec.structs.replace(held, digests=wanted.digests, config=wanted.config)
+
+
 async def _all_there(image: ResolvedImage, store: ImageStore) -> Arrivals:
     if missing := await store.missing(image.layers):
         raise LayersMissing(
@@ -191,8 +197,9 @@ class _Assembly:
         confirmed = [] if told else await self._confirmed(wanted, arrivals)
         plan = plan_load(wanted, confirmed, self._capabilities, layering)
         if plan.merge_from is None:
-            delivery = Delivery(self._image, self._store, arrivals, plan.omit)
-            return await self._loaded(await self._sender.deliver(delivery))
+            sent = without_urls(self._image)
+            held = await self._sender.deliver(Delivery(sent, self._store, arrivals, plan.omit))
+            return await self._loaded(_as_asked_for(held, wanted))
         sizes = [layer.size for layer in self._image.layers]
         groups = merge_groups(sizes, plan.merge_from, self._capabilities)
         async with merged_image(self._image, groups, self._store, arrivals) as (image, content):
@@ -201,9 +208,7 @@ class _Assembly:
             merged = frozenset(layer.digest for layer in image.layers[plan.merge_from :])
             there = Arrivals.of(image.layers)
             held = await self._sender.deliver(Delivery(image, content, there, plan.omit, merged))
-        # The engine has other layers where some were merged, but it is the original that users ask for.
-        original = msgspec.structs.replace(held, digests=wanted.digests, config=wanted.config)
-        return await self._loaded(original, groups)
+        return await self._loaded(_as_asked_for(held, wanted), groups)
 
     async def _confirmed(self, wanted: HeldImage, arrivals: Arrivals) -> list[HeldImage]:
         sparse = self._capabilities.sparse
