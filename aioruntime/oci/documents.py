@@ -69,6 +69,7 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel"):
     config: Descriptor
     layers: tuple[Descriptor, ...]
     media_type: str | None = None
+    artifact_type: str | None = None
     annotations: dict[str, str] | None = None
 
 
@@ -186,6 +187,9 @@ def decode_document(raw: bytes, media_type: str | None, source: str) -> Manifest
 
 
 def _check_runnable(manifest: Manifest, source: str) -> None:
+    if manifest.config.media_type not in media_types.CONFIGS:
+        kind = one_line(manifest.artifact_type or manifest.config.media_type)
+        raise InvalidManifest(f"{source}: an artifact of type {kind}, not a container image")
     if not manifest.layers:
         raise InvalidManifest(f"{source}: an image without layers can't be run")
     if len(manifest.layers) > _LAYER_LIMIT:

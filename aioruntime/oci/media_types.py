@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = (
     "ACCEPTED",
+    "CONFIGS",
     "DOCKER_LIST",
     "DOCKER_MANIFEST",
     "DOCKER_SCHEMA_1",
@@ -34,6 +35,11 @@ DOCKER_SCHEMA_1 = (
     "application/vnd.docker.distribution.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v1+prettyjws",
 )
+
+# Registries and tools of old gave configs as these; Docker takes them still.
+_OLD_CONFIGS = ("application/octet-stream", "application/json", "text/html", "")
+CONFIGS = frozenset({OCI_CONFIG, "application/vnd.docker.container.image.v1+json", *_OLD_CONFIGS})
+"""What the config of an image is; that of an artifact is something else."""
 
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 INDEXES = frozenset({OCI_INDEX, DOCKER_LIST})

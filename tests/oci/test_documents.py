@@ -32,6 +32,7 @@ MANIFEST: dict[str, Any] = {
     "layers": [LAYER],
 }
 INDEX: dict[str, Any] = {"schemaVersion": 2, "mediaType": mt.OCI_INDEX, "manifests": []}
+ARTIFACT = "application/vnd.oci.artifact.manifest.v1+json"
 IMAGE_CONFIG: dict[str, Any] = {
     "architecture": "amd64",
     "os": "linux",
@@ -81,6 +82,26 @@ def test_index(served: str | None) -> None:
         ({**MANIFEST, "layers": []}, None, "without layers"),
         ({**MANIFEST, "layers": [LAYER] * 10_001}, None, "10001 layers"),
         ({**MANIFEST, "layers": [{**LAYER, "mediaType": "application/json"}]}, None, "artifact"),
+        (
+            {**MANIFEST, "config": {**CONFIG, "mediaType": "application/vnd.cncf.helm.config.v1+json"}},
+            None,
+            "artifact of type application/vnd.cncf.helm.config",
+        ),
+        (
+            {
+                **MANIFEST,
+                "artifactType": "application/vnd.example",
+                "config": {**CONFIG, "mediaType": "application/vnd.oci.empty.v1+json"},
+            },
+            None,
+            "artifact of type application/vnd.example,",
+        ),
+        (
+            {"mediaType": ARTIFACT, "schemaVersion": 2, "blobs": []},
+            None,
+            r"neither.*application/vnd\.oci\.artifact",
+        ),
+        ({"schemaVersion": 2, "blobs": []}, ARTIFACT, r"neither.*application/vnd\.oci\.artifact"),
         ({"schemaVersion": 2}, None, "neither"),
         ({}, None, "schemaVersion"),
         ([], None, "not a valid"),
@@ -92,6 +113,12 @@ def test_refused(document: object, served: str | None, why: str) -> None:
     """THREATS R10: what is broken, ambiguous or can't be run is refused, and the message says which."""
     with pytest.raises(InvalidManifest, match=why):
         decode(document, served)
+
+
+@pytest.mark.parametrize("media_type", sorted(mt.CONFIGS))
+def test_config_types(media_type: str) -> None:
+    """The config of an image may be called what old tools call it."""
+    assert isinstance(decode({**MANIFEST, "config": {**CONFIG, "mediaType": media_type}}), Manifest)
 
 
 @pytest.mark.parametrize("size", [-1, 2**63, 2**64, 1.5, "12", True, None, 10**400])

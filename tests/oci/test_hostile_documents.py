@@ -7,6 +7,7 @@ import base64
 import pytest
 
 from aioruntime.errors import InvalidManifest
+from aioruntime.oci import media_types
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import Index, Manifest, choose_manifest
 from aioruntime.oci.platform import Platform
@@ -21,7 +22,8 @@ def held(blob: bytes, **other: object) -> dict[str, object]:
 
 def test_data() -> None:
     """A copy of the blob within its descriptor is taken if it is the blob."""
-    manifest = decode({**MANIFEST, "config": held(b"{}"), "layers": [held(b""), held(b"x"), LAYER]})
+    config = held(b"{}", mediaType=media_types.OCI_CONFIG)
+    manifest = decode({**MANIFEST, "config": config, "layers": [held(b""), held(b"x"), LAYER]})
     index = decode({**INDEX, "manifests": [held(b"{}")]})
 
     assert isinstance(manifest, Manifest)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -32,7 +33,7 @@ from tests.registry.helpers import (
     index_of,
     serve_manifest,
 )
-from tests.support.scripted import Reply, ScriptedServer
+from tests.support.scripted import Fault, Reply, ScriptedServer
 from tests.support.served_image import LAYER, digest_of, make_image, serve_image
 
 if TYPE_CHECKING:
@@ -412,3 +413,66 @@ async def test_document(server: ScriptedServer) -> None:
 
     assert (document.raw, document.digest) == (raw, digest_of(raw))
     assert (document.media_type, document.host) == ("application/vnd.example+json", server.origin)
+
+
+def held(data: bytes, media_type: str, **more: object) -> dict[str, object]:
+    """A descriptor that has a copy of its blob."""
+    return {**descriptor(data, media_type, **more), "data": base64.b64encode(data).decode()}
+
+
+async def test_data_of_descriptors(server: ScriptedServer) -> None:
+    """A manifest and a config that a descriptor carries are not asked for."""
+    fields = json.loads(MANIFEST)
+    fields["config"] = held(CONFIG, media_types.OCI_CONFIG)
+    manifest = json.dumps(fields).encode()
+    platform = {"os": "linux", "architecture": "amd64"}
+    index = index_of(held(manifest, OCI, platform=platform))
+    serve_manifest(server, "1", index, media_types.OCI_INDEX)
+
+    found = await resolve(server, platform="linux/amd64")
+
+    assert (found.digest, found.manifest_digest) == (digest_of(index), digest_of(manifest))
+    assert (found.raw_manifest, found.raw_config) == (manifest, CONFIG)
+    assert len(server.requests) == 1
+
+
+async def test_wrong_data(server: ScriptedServer) -> None:
+    """THREATS I13: a copy that is not what digest and size name is refused, and nothing else is asked for."""
+    fields = json.loads(MANIFEST)
+    fields["config"] = {**held(CONFIG, media_types.OCI_CONFIG), "digest": digest_of(DATA)}
+    serve_manifest(server, "1", json.dumps(fields).encode(), OCI)
+
+    with pytest.raises(InvalidManifest, match="data"):
+        await resolve(server)
+
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "most"),
+    [
+        ("/v2/org/tool/manifests/1", 200, 4 << 20),
+        (blob_path(CONFIG), 200, 16 << 20),
+        ("/v2/org/tool/manifests/1", 404, 64 << 10),
+        ("/v2/org/tool/manifests/1", 500, 64 << 10),
+        (blob_path(CONFIG), 403, 64 << 10),
+    ],
+)
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_bodies_without_end(
+    server: ScriptedServer, path: str, status: int, most: int, framing: Literal["length", "chunked"]
+) -> None:
+    """THREATS R13: of a body that goes on and on, no more is waited for than is accepted."""
+    # What goes beyond the limit fits into buffers on the way; its end never comes.
+    endless = Fault("stall", most + (1 << 20))
+    reply = Reply(
+        status, {"Content-Type": OCI}, b" " * (most + (2 << 20)), framing=framing, faults=(endless,)
+    )
+    server.on("GET", path, reply)
+    serve_manifest(server, "1", MANIFEST, OCI)
+
+    with pytest.raises(RegistryError) as caught:
+        await resolve(server)
+
+    assert caught.value.status == status
+    endless.release.set()
