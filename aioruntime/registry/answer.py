@@ -94,7 +94,8 @@ class Answer:
             # What came before the connection broke is still there, but no public method gives it any more.
             if rest := self._response.content._read_nowait(-1):
                 return rest
-            raise self._broken(exc) from cause_of(exc)
+            broken, cause = self._broken(exc), cause_of(exc)
+        raise broken from cause
 
     async def read(self, limit: int) -> bytes:
         """Read the whole body.
@@ -133,8 +134,11 @@ class Answer:
                 while len(body) < limit and (chunk := await content.readany()):
                     body += chunk
         except FAILURES as exc:
-            raise self._broken(exc) from cause_of(exc)
-        return bytes(body)
+            broken, cause = self._broken(exc), cause_of(exc)
+        else:
+            return bytes(body)
+        body, chunk = bytearray(), b""  # an error shows no variable that may hold a token
+        raise broken from cause
 
     def _broken(self, exc: Exception) -> RegistryError:
         if isinstance(exc, TimeoutError):

@@ -37,6 +37,7 @@ Method: TypeAlias = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HOPS = 10
+_ADDRESSES = 3
 # Of 64 KiB, 256 KiB and 1 MiB, this was the fastest with a reader that hashes and writes in threads; pieces
 # then have up to three times as much.
 _READ_BUFFER = 256 * 1024
@@ -86,6 +87,8 @@ class Http:
         )
         self._connect_timeout = connect_timeout
         self._stall_timeout = stall_timeout
+        # A host may have several addresses to be tried.
+        self._answer_timeout = _ADDRESSES * connect_timeout + 2 * stall_timeout
         self._user_agent = user_agent
         self._session: aiohttp.ClientSession | None = None
 
@@ -198,12 +201,13 @@ class Http:
             raise RuntimeError("this registry client is not open; use it in an `async with` block")
         try:
             # Secrets are revealed in the call alone: no variable here shows them in a traceback with locals.
-            async with asyncio.timeout(None) as patience:
+            # aiohttp stops its own clock at an early answer (1xx), of which there may be no end.
+            async with asyncio.timeout(self._answer_timeout) as patience:
                 return await self._session.request(
                     method,
                     url,
                     headers=_fields(headers, authorization),
-                    data=_data(body, patience, self._stall_timeout),
+                    data=_data(body, patience, self._stall_timeout, self._answer_timeout),
                     allow_redirects=False,
                     ssl=way.tls.context,
                     proxy=way.proxy.url.reveal() if way.proxy else None,
@@ -217,9 +221,10 @@ class Http:
                 stall_timeout=self._stall_timeout,
                 proxy=way.proxy.host if way.proxy else None,
             )
-            raise RegistryError(
-                f"{what}: {why}", status=proxy_status(exc), temporary=may_be_over(exc)
-            ) from cause_of(exc)
+            failed = RegistryError(f"{what}: {why}", status=proxy_status(exc), temporary=may_be_over(exc))
+            cause = cause_of(exc)
+        # Here the error gets no context: aiohttp's frames have what was sent, with its secrets.
+        raise failed from cause
 
 
 def _fields(headers: Mapping[str, str] | None, authorization: Authorization | None) -> dict[str, str]:
@@ -228,15 +233,18 @@ def _fields(headers: Mapping[str, str] | None, authorization: Authorization | No
 
 
 def _data(
-    body: Secret | AsyncIterable[bytes] | None, patience: asyncio.Timeout, stall_timeout: float
+    body: Secret | AsyncIterable[bytes] | None,
+    patience: asyncio.Timeout,
+    stall_timeout: float,
+    answer_timeout: float,
 ) -> bytes | AsyncIterable[bytes] | None:
     if isinstance(body, Secret):
         return body.reveal().encode()
-    return body if body is None else _watched(body, patience, stall_timeout)
+    return body if body is None else _watched(body, patience, stall_timeout, answer_timeout)
 
 
 async def _watched(
-    body: AsyncIterable[bytes], patience: asyncio.Timeout, stall_timeout: float
+    body: AsyncIterable[bytes], patience: asyncio.Timeout, stall_timeout: float, answer_timeout: float
 ) -> AsyncIterator[bytes]:
     """Give out *body*, and let *patience* end when none of it was taken for the stall timeout."""
     now = asyncio.get_running_loop().time
@@ -244,4 +252,5 @@ async def _watched(
         for start in range(0, len(piece), _WRITE_PIECE):
             patience.reschedule(now() + stall_timeout)
             yield piece[start : start + _WRITE_PIECE]
-        patience.reschedule(None)
+        patience.reschedule(None)  # while the next piece is made
+    patience.reschedule(now() + answer_timeout)

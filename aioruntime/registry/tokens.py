@@ -168,16 +168,25 @@ def decode_token(body: bytes, headers: Mapping[str, str], what: str, host: str) 
     Raises:
         RegistryError: it has no token, or one that can't be sent on.
     """
-    try:
-        told = msgspec.json.decode(body, type=_TokenAnswer, strict=False)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        # msgspec names the place, never the value.
-        raise RegistryError(f"{what}: {host} sent no valid token: {one_line(str(exc))}") from None
-    token = told.token or told.access_token or ""
-    if _TOKEN.fullmatch(token) is None:
-        raise RegistryError(f"{what}: {host} sent no token, or one that can't be sent on")
+    # What holds the token is given up before an error can show the variables here.
+    told, body = _told(body), b""
+    if isinstance(told, str):
+        raise RegistryError(f"{what}: {host} sent no valid token: {told}")
+    token = Secret(told.token or told.access_token or "")
     refresh = Secret(told.refresh_token) if told.refresh_token else None
-    return Token(Secret(f"Bearer {token}"), lifetime_of(told.expires_in, told.issued_at, headers), refresh)
+    lifetime = lifetime_of(told.expires_in, told.issued_at, headers)
+    told = ""
+    if _TOKEN.fullmatch(token.reveal()) is None:
+        raise RegistryError(f"{what}: {host} sent no token, or one that can't be sent on")
+    return Token(Secret(f"Bearer {token.reveal()}"), lifetime, refresh)
+
+
+def _told(body: bytes) -> _TokenAnswer | str:
+    """Return the answer, or what is wrong with it."""
+    try:
+        return msgspec.json.decode(body, type=_TokenAnswer, strict=False)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        return one_line(str(exc))  # msgspec names the place, never the value
 
 
 def lifetime_of(expires_in: float | None, issued_at: str | None, headers: Mapping[str, str]) -> float:

@@ -72,7 +72,8 @@ def reason_of(exc: Exception) -> str:
     if isinstance(exc, aiohttp.ClientConnectorError):
         return one_line(exc.os_error.strerror or str(exc.os_error) or type(exc.os_error).__name__, 160)
     if isinstance(exc, aiohttp.ClientResponseError | HttpProcessingError):
-        return one_line(exc.message, 160) or type(exc).__name__
+        # Further lines have what was sent to us, which may be a token.
+        return one_line(exc.message.partition("\n")[0], 160) or type(exc).__name__
     if isinstance(exc, aiohttp.InvalidURL):
         return "not a valid URL"
     return one_line(str(exc), 160) or type(exc).__name__

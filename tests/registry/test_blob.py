@@ -30,7 +30,7 @@ REST = f"bytes 100-{len(DATA) - 1}/{len(DATA)}"
 
 
 async def test_whole(server: ScriptedServer) -> None:
-    """A blob arrives byte for byte, asked for as it is stored, without a range and without cookies."""
+    """THREATS R20: a blob arrives byte for byte, as it is stored, without a range; no cookie is sent back."""
     server.on("GET", blob_path(), Reply(body=DATA, headers={"Set-Cookie": "a=b"}))
     async with RegistryClient() as client:
         for _ in range(2):
