@@ -11,7 +11,6 @@ import anyio
 
 from aioruntime.assembly.ranges import SEGMENTS_KEPT, in_segments, segments_of
 from aioruntime.errors import RegistryError, StoreError
-from aioruntime.oci.digest import ImageDigest
 from aioruntime.tasks import task_group
 
 if TYPE_CHECKING:
@@ -30,12 +29,10 @@ class Lanes:
 
     Args:
         connections: each body under way takes one of these.
-        waiting: layers that have not had a connection yet.
         room: each segment takes one of these until it was written, so that memory is bounded.
     """
 
     connections: anyio.CapacityLimiter
-    waiting: set[ImageDigest] = field(default_factory=set)
     room: anyio.Semaphore = field(default_factory=lambda: anyio.Semaphore(SEGMENTS_KEPT))
 
 
@@ -85,7 +82,6 @@ class Download:
         self.place: Place | None = None
         self._places: set[Place | None] = set()
         self._size = layer.size
-        self._digest = layer.digest
         self._ingest = ingest
         self._open_range = open_range
         self._lanes = lanes
@@ -107,10 +103,8 @@ class Download:
         async with task_group() as group:
             async with self._lanes.connections:
                 start = self._ingest.offset
-                self._lanes.waiting.discard(self._digest)
-                free = self._lanes.connections.available_tokens
                 parts: list[tuple[int, int]] = []
-                if spread and in_segments(self._size - start, len(self._lanes.waiting), free):
+                if spread and in_segments(self._size - start):
                     parts = segments_of(start, self._size)
                 async with self._open_range(start, parts[0][1] if parts else None) as body:
                     if body.offset != start:

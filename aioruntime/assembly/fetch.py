@@ -179,7 +179,6 @@ class _Fetch:
         if missing:
             await self.check_room(missing)
         absent = {layer.digest for layer in missing}
-        self._lanes.waiting.update(absent)
         present = {layer.digest: layer for layer in layers if layer.digest not in absent}
         pending = anyio.Semaphore(_PENDING_LIMIT)
         async with task_group() as group:
@@ -226,7 +225,6 @@ class _Fetch:
         async with self._store.ingest(layer.digest, layer.size) as ingest:
             if ingest is not None:
                 return await self._download(layer, ingest, way)
-            self._lanes.waiting.discard(layer.digest)
             self._advance(layer, layer.size, layer.size)
             await self._prove(layer)
             return True
@@ -243,7 +241,6 @@ class _Fetch:
                 finally:
                     self.downloaded += download.received
             else:
-                self._lanes.waiting.discard(layer.digest)
                 await self._served.prove(layer)
             await ingest.commit(download.source)
         except (DigestMismatch, SizeMismatch) as exc:

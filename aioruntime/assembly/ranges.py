@@ -7,24 +7,16 @@ __all__ = ("SEGMENT", "SEGMENTS_KEPT", "in_segments", "segments_of")
 SEGMENT = 2 * 2**20
 """Bytes of a segment: long beside the way to the registry, short beside what memory may hold."""
 
-SEGMENTS_KEPT = 16
+SEGMENTS_KEPT = 24
 """Segments of all layers together that may be under way or wait for their turn to be written."""
 
-_LARGE = 16 * 2**20
 
+def in_segments(rest: int) -> bool:
+    """Tell whether a layer of which *rest* bytes are missing is to be fetched as several ranges at once.
 
-def in_segments(rest: int, waiting: int, free: float) -> bool:
-    """Tell whether a layer is to be fetched as several ranges at once.
-
-    A large one is, so that it does not run alone at the end; and one of some size when there are more
-    connections than layers that could use them.
-
-    Args:
-        rest: bytes of the layer that are missing.
-        waiting: layers that wait for a connection.
-        free: connections that are free.
+    All of some size are: as one stream, whichever of them begins late would run alone at the end.
     """
-    return rest > _LARGE or (rest > 2 * SEGMENT and waiting <= free)
+    return rest > 2 * SEGMENT
 
 
 def segments_of(offset: int, size: int) -> list[tuple[int, int]]:
