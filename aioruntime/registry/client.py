@@ -9,14 +9,10 @@ __all__ = ("RegistryClient",)
 
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
-from aioruntime.errors import InvalidManifest, InvalidSpec, NotFound, RegistryError
-from aioruntime.oci import media_types
+from aioruntime.errors import InvalidSpec, NotFound, RegistryError
 from aioruntime.oci.digest import ImageDigest
-from aioruntime.oci.documents import Manifest, choose_manifest, decode_config, decode_document
-from aioruntime.oci.image import ResolvedImage, layers_of
-from aioruntime.oci.platform import Platform
 from aioruntime.progress import NoopProgress, finishing
 from aioruntime.registry.auth import Authenticator
 from aioruntime.registry.blob_requests import BlobRequests
@@ -32,46 +28,30 @@ from aioruntime.registry.pace import Pace
 from aioruntime.registry.places import Places
 from aioruntime.registry.push import push_image
 from aioruntime.registry.requests import Requests
+from aioruntime.registry.resolve import fetch_document, has_blob, has_manifest, resolve_image
 from aioruntime.registry.retry import Retry
-from aioruntime.registry.served import Document, known_document, named_document
 from aioruntime.registry.tags import list_tags
 from aioruntime.registry.uploads import Destination
 from aioruntime.registry.verify import (
-    check_declared,
     check_digest,
-    check_kind,
-    check_platform,
-    check_size,
-    served_digest,
-    served_type,
 )
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 
-    from aioruntime.oci.documents import Descriptor
-    from aioruntime.oci.image import LayerSpec
+    from aioruntime.oci.image import LayerSpec, ResolvedImage
+    from aioruntime.oci.platform import Platform
     from aioruntime.oci.reference import OciRef
     from aioruntime.progress import ProgressReporter
     from aioruntime.registry.clock import Clock
     from aioruntime.registry.credentials import Credentials, Keychain
-    from aioruntime.registry.http import Method
     from aioruntime.registry.push import BlobReader
-    from aioruntime.registry.served import KnownDocuments
+    from aioruntime.registry.served import Document, KnownDocuments
 
-_MANIFEST_LIMIT = 4 * 1024 * 1024
-_CONFIG_LIMIT = 16 * 1024 * 1024
-_INDEX_DEPTH = 3
 _URLS_TRIED = 8
-_CHECK_NAME = "check the repository's name, and the tag or digest"
 # Stall timeouts within which a blob has to come to something.
 _STALLS = 5
-_CHECK_BLOB = "the registry may have deleted it; resolve the image again"
-_ACCEPT = {"Accept": ", ".join(media_types.ACCEPTED)}
-
-
-_T = TypeVar("_T")
 
 
 class RegistryClient:
@@ -146,7 +126,7 @@ class RegistryClient:
         self._patience = stall_timeout * _STALLS
         chosen = StaticKeychain(credentials or {}, keychain or DefaultKeychain(clock=clock))
         self._requests = Requests(self._http, Authenticator(self._http, chosen, clock))
-        self._places = Places(mirrors, self._rules, clock)
+        self._places = Places(mirrors, self._rules, self._retry)
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()
@@ -177,40 +157,7 @@ class RegistryClient:
                 What its mirrors said is in a note on the error.
             InvalidConfiguration: ``registries.conf`` is broken.
         """
-        source = str(image)
-        top = served = await known_document(image, image.pinned, documents) or await self.document(
-            image, image.selector
-        )
-        document = decode_document(served.raw, served.media_type, source)
-        for _ in range(_INDEX_DEPTH):
-            if isinstance(document, Manifest):
-                break
-            chosen = choose_manifest(document, platform or Platform.host(), source)
-            check_declared(chosen, _MANIFEST_LIMIT, source)
-            known = await named_document(image, chosen, documents)
-            served = known or await self.document(image, chosen.digest, size=chosen.size)
-            document = decode_document(served.raw, served.media_type or chosen.media_type, source)
-            check_kind(chosen, document, source)
-        if not isinstance(document, Manifest):
-            raise InvalidManifest(f"{source}: indexes are nested more than {_INDEX_DEPTH} deep")
-        check_declared(document.config, _CONFIG_LIMIT, source)
-        kept = await named_document(image, document.config, documents)
-        raw_config = (
-            kept.raw if kept else await self._ask(image, partial(self._config, image, document.config))
-        )
-        config = decode_config(raw_config, document, source)
-        if platform is not None:
-            check_platform(config, platform, source)
-        return ResolvedImage(
-            reference=image,
-            digest=top.digest,
-            manifest=document,
-            config=config,
-            layers=layers_of(document),
-            manifest_digest=served.digest,
-            raw_manifest=served.raw,
-            raw_config=raw_config,
-        )
+        return await resolve_image(self._requests, self._places, image, platform, documents)
 
     async def document(self, image: OciRef, selector: str, *, size: int | None = None) -> Document:
         """Fetch a manifest or an index, without decoding it.
@@ -225,24 +172,7 @@ class RegistryClient:
             SizeMismatch: it has another size.
             RegistryError: as `resolve`; also if it is larger than 4 MiB.
         """
-        return await self._ask(
-            image, partial(self._document, image, selector, size), by_digest=":" in selector
-        )
-
-    async def _document(self, image: OciRef, selector: str, size: int | None, place: Place) -> Document:
-        what = str(image) if selector == image.selector else f"{image} ({selector})"
-        endpoint = place.repository
-        url = endpoint.url(f"manifests/{selector}")
-        async with self._requests.open("GET", url, endpoint, what, _ACCEPT) as answer:
-            if answer.status != 200:
-                raise await answer.error(_CHECK_NAME)
-            raw = await answer.read(_MANIFEST_LIMIT)
-        pinned = ImageDigest(selector) if ":" in selector else None
-        if pinned is not None:
-            check_digest(raw, pinned, what, answer.host)
-        check_size(raw, size, what, answer.host)
-        digest = pinned or served_digest(raw, answer.headers, what, answer.host)
-        return Document(raw, served_type(answer.headers), digest, answer.host)
+        return await fetch_document(self._requests, self._places, image, selector, size)
 
     @asynccontextmanager
     async def blob(
@@ -304,12 +234,13 @@ class RegistryClient:
             RegistryError: the registry could not be reached.
         """
         try:
-            return await self._ask(image, partial(self._has_blob, image, layer))
+            await self._places.ask(image, partial(has_blob, self._requests, image, layer))
         except RegistryError as exc:
             # An answer to HEAD tells no more than its status.
             if exc.status is None:
                 raise
             return False
+        return True
 
     async def exists(self, image: OciRef) -> bool:
         """Tell whether the registry has what *image* names; its layers are not asked for.
@@ -319,21 +250,11 @@ class RegistryClient:
             RegistryError: the registry answered with another error than "not found", or could not be reached.
         """
         try:
-            await self._ask(image, partial(self._has_manifest, image), by_digest=image.pinned is not None)
+            attempt = partial(has_manifest, self._requests, image)
+            await self._places.ask(image, attempt, by_digest=image.pinned is not None)
         except NotFound:
             return False
         return True
-
-    async def _has_manifest(self, image: OciRef, place: Place) -> None:
-        endpoint = place.repository
-        url = endpoint.url(f"manifests/{image.selector}")
-        methods: tuple[Method, ...] = ("HEAD", "GET")
-        for method in methods:
-            async with self._requests.open(method, url, endpoint, str(image), _ACCEPT) as answer:
-                if answer.status == 200:
-                    return
-                if (method, answer.status) != ("HEAD", 405):
-                    raise await answer.error(_CHECK_NAME)
 
     def tags(self, image: OciRef) -> AsyncIterator[str]:
         """List the tags of the repository of *image*, in the registry's order.
@@ -394,34 +315,6 @@ class RegistryClient:
         with finishing(progress):
             await push_image(to, image, manifest, media_type, digest, blobs, source, mounts or {}, progress)
         return digest
-
-    async def _has_blob(self, image: OciRef, layer: LayerSpec, place: Place) -> bool:
-        what = f"{image}: layer {layer.digest}"
-        endpoint = place.repository
-        url = endpoint.url(f"blobs/{layer.digest}")
-        async with self._requests.open("HEAD", url, endpoint, what) as answer:
-            if answer.status != 200:
-                raise await answer.error(_CHECK_BLOB)
-            return True
-
-    async def _config(self, image: OciRef, descriptor: Descriptor, place: Place) -> bytes:
-        what = f"{image}: config {descriptor.digest}"
-        endpoint = place.repository
-        url = endpoint.url(f"blobs/{descriptor.digest}")
-        async with self._requests.open("GET", url, endpoint, what) as answer:
-            if answer.status != 200:
-                raise await answer.error(_CHECK_BLOB)
-            raw = await answer.read(_CONFIG_LIMIT)
-        check_size(raw, descriptor.size, what, answer.host)
-        check_digest(raw, descriptor.digest, what, answer.host)
-        return raw
-
-    async def _ask(
-        self, image: OciRef, attempt: Callable[[Place], Awaitable[_T]], *, by_digest: bool = True
-    ) -> _T:
-        """Return what *attempt* gives at the first of the image's places that has it."""
-        places = await self._places.of(image, by_digest=by_digest)
-        return await self._retry(partial(self._places.first, places, attempt))
 
     def _endpoint(self, image: OciRef) -> Endpoint:
         return Endpoint(self._rules.registry_url(image.api_host), image.api_repository)

@@ -6,6 +6,7 @@ __all__ = ("FAULTS", "Places")
 
 import asyncio
 import os
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from aioruntime.errors import DigestMismatch, NotFound, RegistryError, SizeMismatch, one_line
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from aioruntime.oci.reference import OciRef
-    from aioruntime.registry.clock import Clock
     from aioruntime.registry.mirrors import Place
     from aioruntime.registry.origins import Rules
     from aioruntime.registry.registries_conf import RegistryRule
+    from aioruntime.registry.retry import Retry
 
 FAULTS = (RegistryError, DigestMismatch, SizeMismatch)
 """What one place can fail with where another may not."""
@@ -37,13 +38,13 @@ class Places:
     Args:
         mirrors: mirrors by prefix, in order; None to read ``registries.conf`` when it is first needed.
         rules: which hosts are spoken to without TLS.
-        clock: tells the time.
+        retry: tries again what all of them failed with.
     """
 
-    def __init__(self, mirrors: Mapping[str, Sequence[str]] | None, rules: Rules, clock: Clock) -> None:
+    def __init__(self, mirrors: Mapping[str, Sequence[str]] | None, rules: Rules, retry: Retry) -> None:
         self._registries = None if mirrors is None else explicit_rules(mirrors)
         self._rules = rules
-        self._clock = clock
+        self._retry = retry
         self._reading = asyncio.Lock()
         self._failed: dict[Place, float] = {}
 
@@ -61,6 +62,19 @@ class Places:
             if self._registries is None:
                 self._registries = await in_thread(read_registries, dict(os.environ))
             return self._registries
+
+    async def ask(
+        self, image: OciRef, attempt: Callable[[Place], Awaitable[_T]], *, by_digest: bool = True
+    ) -> _T:
+        """Return what *attempt* gives at the first of the image's places that has it, tried again as is due.
+
+        Raises:
+            RegistryError: no place has it, or none could tell.
+            DigestMismatch: the last one gave something else.
+            SizeMismatch: likewise.
+        """
+        places = await self.of(image, by_digest=by_digest)
+        return await self._retry(partial(self.first, places, attempt))
 
     async def first(
         self,
@@ -103,9 +117,9 @@ class Places:
     def note_failure(self, place: Place) -> None:
         """Ask *place* after all others for a while."""
         self._failed.pop(place, None)
-        self._failed[place] = self._clock.now() + _LAST_FOR
+        self._failed[place] = self._retry.clock.now() + _LAST_FOR
         if len(self._failed) > _REMEMBERED:
             del self._failed[next(iter(self._failed))]
 
     def _failed_lately(self, place: Place) -> bool:
-        return self._failed.get(place, 0.0) > self._clock.now()
+        return self._failed.get(place, 0.0) > self._retry.clock.now()
