@@ -14,8 +14,11 @@ from aioruntime.oci.reference import OciRef
 from aioruntime.registry.client import RegistryClient
 from tests.registry.uploads import Image, InstantClock
 from tests.support.proxy import Fault, TcpProxy
+from tests.support.served_image import digest_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aioruntime.demo.registry import Request
     from tests.support.registries import Guarded
 
@@ -79,6 +82,32 @@ async def test_push_and_pull(guarded: Guarded) -> None:
     assert all("mount=sha256:" in r.path and "from=lab/new" in r.path for r in posts)
     assert {r.method for r in third[second:]} <= {"HEAD", "POST", "PUT"}
     assert [r.path for r in third[second:] if r.method == "PUT"] == ["/v2/lab/other/manifests/1"]
+
+
+async def test_behind_a_mirror(guarded: Guarded) -> None:
+    """A push goes past the mirror; what the mirror has is pulled from there, the rest from the registry."""
+    half, rest = LARGE[: 5 << 20], random_bytes(70_000)
+    path = f"lab/mirrored-{secrets.token_hex(4)}"
+    name = f"{path}:1"
+    image = Image(half, rest)
+    async with LocalRegistry() as mirror, RegistryClient() as plain:
+        await push(plain, Image(half), f"{mirror.host}/{name.replace(':1', ':half')}")
+        filled = len(await mirror.settle())
+        options = {**guarded.options, "mirrors": {guarded.host: [mirror.host]}, "plain_http": [mirror.host]}
+        async with RegistryClient(**options) as client:
+            await push(client, image, f"{guarded.host}/{name}")
+            pushed = await mirror.settle()
+            await assert_pulled(client, image, f"{guarded.host}/{name}")
+        asked = (await mirror.settle())[len(pushed) :]
+
+    assert len(pushed) == filled
+    assert [digest for digest in image.data if f"/v2/{path}/blobs/{digest}" in given(asked)] == [
+        digest for digest in image.data if digest != digest_of(rest)
+    ]
+
+
+def given(requests: Sequence[Request]) -> set[str]:
+    return {request.path for request in requests if (request.method, request.status) == ("GET", 200)}
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
