@@ -41,7 +41,7 @@ class Traffic:
 
 def traffic(requests: Sequence[Request]) -> Traffic:
     """Add up the requests that carried something to a client."""
-    blobs = [r for r in requests if r.method == "GET" and "/blobs/sha256:" in r.path]
+    blobs = {r.path for r in requests if r.method == "GET" and "/blobs/sha256:" in r.path}
     return Traffic(len(blobs), sum(r.sent for r in requests if r.method == "GET"))
 
 
