@@ -122,7 +122,8 @@ def _decode(raw: bytes, kind: type[_T], source: str) -> _T:
     try:
         return msgspec.json.decode(raw, type=kind, strict=True, dec_hook=digest_hook)
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidManifest(f"{source}: not a valid {kind.__name__.lower()}: {one_line(str(exc))}") from exc
+        name = "manifest or index" if kind is _Shape else kind.__name__.lower()
+        raise InvalidManifest(f"{source}: not a valid {name}: {one_line(str(exc))}") from exc
 
 
 def digest_hook(kind: type, value: Any) -> Any:

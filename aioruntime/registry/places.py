@@ -9,7 +9,14 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from aioruntime.errors import DigestMismatch, NotFound, RegistryError, SizeMismatch, one_line
+from aioruntime.errors import (
+    DigestMismatch,
+    InvalidManifest,
+    NotFound,
+    RegistryError,
+    SizeMismatch,
+    one_line,
+)
 from aioruntime.registry.mirrors import places_of
 from aioruntime.registry.registries_conf import explicit_rules, read_registries
 from aioruntime.tasks import in_thread
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
     from aioruntime.registry.registries_conf import RegistryRule
     from aioruntime.registry.retry import Retry
 
-FAULTS = (RegistryError, DigestMismatch, SizeMismatch)
+FAULTS = (RegistryError, DigestMismatch, SizeMismatch, InvalidManifest)
 """What one place can fail with where another may not."""
 
 # Long enough for the rest of a pull; one that failed is still asked, after those that did not.
@@ -93,11 +100,12 @@ class Places:
             RegistryError: what the last of *places* said, with a note of what the others did.
             DigestMismatch: likewise.
             SizeMismatch: likewise.
+            InvalidManifest: likewise.
         """
         for place in avoiding:
             self.note_failure(place)
         asked = [place for place in places if place not in avoiding] or places
-        faults: dict[Place, RegistryError | DigestMismatch | SizeMismatch] = {}
+        faults: dict[Place, RegistryError | DigestMismatch | SizeMismatch | InvalidManifest] = {}
         for place in sorted(asked, key=self._failed_lately):
             try:
                 found = await attempt(place)

@@ -54,8 +54,8 @@ async def resolve_image(
 ) -> ResolvedImage:
     """Do what `RegistryClient.resolve` promises."""
     source = str(image)
-    top = served = await known_document(image, image.pinned, documents) or await fetch_document(
-        requests, places, image, image.selector, None
+    top = served = await known_document(image, image.pinned, documents) or await _valid_document(
+        requests, places, image, image.selector
     )
     document = decode_document(served.raw, served.media_type, source)
     for _ in range(_INDEX_DEPTH):
@@ -64,7 +64,9 @@ async def resolve_image(
         chosen = choose_manifest(document, platform or Platform.host(), source)
         check_declared(chosen, _MANIFEST_LIMIT, source)
         known = await named_document(image, chosen, documents)
-        served = known or await fetch_document(requests, places, image, chosen.digest, chosen.size)
+        served = known or await _valid_document(
+            requests, places, image, chosen.digest, chosen.size, chosen.media_type
+        )
         document = decode_document(served.raw, served.media_type or chosen.media_type, source)
         check_kind(chosen, document, source)
     if not isinstance(document, Manifest):
@@ -86,6 +88,25 @@ async def resolve_image(
         raw_manifest=served.raw,
         raw_config=raw_config,
     )
+
+
+async def _valid_document(
+    requests: Requests,
+    places: Places,
+    image: OciRef,
+    selector: str,
+    size: int | None = None,
+    media_type: str | None = None,
+) -> Document:
+    """Fetch a manifest or an index from the first place that gives one, and no other page."""
+
+    async def attempt(place: Place) -> Document:
+        served = await _document(requests, image, selector, size, place)
+        source = str(image) if place.own else f"{image} (of {served.host})"
+        decode_document(served.raw, served.media_type or media_type, source)
+        return served
+
+    return await places.ask(image, attempt, by_digest=":" in selector)
 
 
 async def fetch_document(

@@ -9,6 +9,7 @@ import pytest
 
 from aioruntime.errors import (
     InvalidConfiguration,
+    InvalidManifest,
     NotFound,
     RegistryError,
     RequestRefused,
@@ -94,6 +95,43 @@ async def test_a_document_from_elsewhere(
 
     assert (found.raw_manifest, found.raw_config) == (MANIFEST, CONFIG)
     assert paths(server)[-1] == blob_path(CONFIG)
+
+
+NO_DOCUMENTS = {
+    "a page to log in": Reply(body=b"<html>Welcome</html>", headers={"Content-Type": "text/html"}),
+    "nothing": Reply(),
+    "another document": Reply(body=b'{"status": "ok"}', headers={"Content-Type": "application/json"}),
+    "served as another type": Reply(body=MANIFEST, headers={"Content-Type": "text/html"}),
+}
+
+
+@pytest.mark.parametrize("reply", NO_DOCUMENTS.values(), ids=NO_DOCUMENTS)
+async def test_a_tag_that_a_mirror_gives_no_manifest_for(
+    server: ScriptedServer, mirror: ScriptedServer, reply: Reply
+) -> None:
+    """No digest tells that it is wrong, but it is no manifest: the registry's own is taken."""
+    mirror.on("GET", "/v2/org/tool/manifests/1", reply)
+    serve_image(server, CONTENTS)
+    async with client_of(server, mirror.origin) as client:
+        assert (await client.resolve(image_at(server))).digest == PIN
+
+    assert len(mirror.requests) == 1
+
+
+@pytest.mark.parametrize("reply", NO_DOCUMENTS.values(), ids=NO_DOCUMENTS)
+async def test_no_manifest_for_a_tag_anywhere(
+    server: ScriptedServer, mirror: ScriptedServer, reply: Reply
+) -> None:
+    """What the registry itself said is told, and that a mirror gave something else than a manifest."""
+    mirror.on("GET", "/v2/org/tool/manifests/1", reply)
+    server.on("GET", "/v2/org/tool/manifests/1", Reply(404), reply)
+    async with client_of(server, mirror.origin) as client:
+        with pytest.raises(NotFound) as caught:
+            await client.resolve(image_at(server))
+        with pytest.raises(InvalidManifest, match=rf"^{image_at(server)}: "):
+            await client.resolve(image_at(server))
+
+    assert f"(of {mirror.origin})" in caught.value.__notes__[0]
 
 
 async def test_the_registrys_error_comes_out(server: ScriptedServer, mirror: ScriptedServer) -> None:
