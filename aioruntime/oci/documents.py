@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = (
     "Config",
     "Descriptor",
+    "DescriptorPlatform",
     "Index",
     "Manifest",
     "RunConfig",

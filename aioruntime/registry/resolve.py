@@ -28,7 +28,7 @@ from aioruntime.registry.verify import (
 )
 
 if TYPE_CHECKING:
-    from aioruntime.oci.documents import Descriptor
+    from aioruntime.oci.documents import Descriptor, DescriptorPlatform
     from aioruntime.oci.image import LayerSpec
     from aioruntime.oci.reference import OciRef
     from aioruntime.registry.http import Method
@@ -58,10 +58,12 @@ async def resolve_image(
         requests, places, image, image.selector
     )
     document = decode_document(served.raw, served.media_type, source)
+    listed: DescriptorPlatform | None = None
     for _ in range(_INDEX_DEPTH):
         if isinstance(document, Manifest):
             break
         chosen = choose_manifest(document, platform or Platform.host(), source)
+        listed = chosen.platform or listed
         check_declared(chosen, _MANIFEST_LIMIT, source)
         known = await named_document(image, chosen, documents)
         served = known or await _valid_document(
@@ -77,7 +79,7 @@ async def resolve_image(
     raw_config = kept.raw if kept else await places.ask(image, attempt)
     config = decode_config(raw_config, document, source)
     if platform is not None:
-        check_platform(config, platform, source)
+        check_platform(config, platform, source, listed)
     return ResolvedImage(
         reference=image,
         digest=top.digest,

@@ -33,7 +33,7 @@ from aioruntime.oci.platform import Platform, matching_platforms, with_default_v
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aioruntime.oci.documents import Config, Descriptor, Index
+    from aioruntime.oci.documents import Config, Descriptor, DescriptorPlatform, Index
 
 # Served by plain file servers for anything; they tell nothing of the document.
 _GENERIC = frozenset(
@@ -132,14 +132,23 @@ def check_kind(descriptor: Descriptor, document: Manifest | Index, what: str) ->
         )
 
 
-def check_platform(config: Config, wanted: Platform, what: str) -> None:
+def check_platform(
+    config: Config, wanted: Platform, what: str, listed: DescriptorPlatform | None = None
+) -> None:
     """Check that an image runs on the platform that the user has named.
+
+    Args:
+        config: the image's config.
+        wanted: the platform.
+        what: the image, for messages.
+        listed: what an index lists it for, if one does; many tools write the variant there alone.
 
     Raises:
         InvalidManifest: it is made for another one.
     """
     try:
-        made_for = with_default_variant(Platform(config.os, config.architecture, config.variant or None))
+        variant = config.variant or (listed.variant if listed else None) or None
+        made_for = with_default_variant(Platform(config.os, config.architecture, variant))
     except InvalidSpec as exc:
         raise InvalidManifest(f"{what} (config): {exc}") from exc
     # No engine tells the level (amd64/v2 …) of its machine's processor.

@@ -154,6 +154,21 @@ async def test_no_such_platform(server: ScriptedServer) -> None:
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("wanted", ["linux/arm/v6", "linux/arm/v7"])
+async def test_a_variant_that_the_index_alone_names(server: ScriptedServer, wanted: str) -> None:
+    """An arm image whose config leaves the variant out is what the index lists it for."""
+    config = json.dumps({**json.loads(CONFIG), "architecture": "arm"}).encode()
+    fields = json.loads(MANIFEST)
+    manifest = json.dumps({**fields, "config": descriptor(config, fields["config"]["mediaType"])}).encode()
+    serve_manifest(server, "1", index_of(for_platform(manifest, OCI, "linux/arm/v6")), media_types.OCI_INDEX)
+    serve_manifest(server, digest_of(manifest), manifest, OCI)
+    server.on("GET", blob_path(config), Reply(body=config))
+
+    assert (await resolve(server, platform=wanted)).manifest_digest == digest_of(manifest)
+    with pytest.raises(InvalidManifest, match="it offers: linux/arm/v6"):
+        await resolve(server, platform="linux/arm/v5")
+
+
 async def test_other_platform_than_asked(server: ScriptedServer) -> None:
     """An image for one platform is not given for another that was asked for, but for the default it is."""
     serve_image(server, CONTENTS)
