@@ -8,10 +8,11 @@ from __future__ import annotations
 __all__ = ("Authenticator",)
 
 import asyncio
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from aioruntime.errors import RequestRefused
+from aioruntime.errors import RegistryError, RequestRefused
 from aioruntime.registry.challenge import parse_challenges
 from aioruntime.registry.clock import SYSTEM_CLOCK
 from aioruntime.registry.credentials import Authorization, Credentials, Secret
@@ -46,6 +47,8 @@ class _Kept:
     until: float = 0.0
     identity: Credentials | None = None
     refresh: Secret | None = None
+    failures: int = 0
+    failure: RegistryError | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -142,15 +145,24 @@ class Authenticator:
 
     async def _token(self, grant: Grant, refused: Authorization | None, what: str) -> Authorization:
         kept = self._kept.get(grant) or _remember(self._kept, grant, _Kept())
-        fetched = kept.fetched
+        fetched, failures = kept.fetched, kept.failures
         async with kept.lock:
             # What came while we waited for the lock is as new as what we could ask for.
             fresh = self._clock.now() < kept.until or kept.fetched != fetched
             # By identity: a token server may give the same token again, and not all shall ask for it.
             if kept.value is not None and kept.value is not refused and fresh:
                 return kept.value
-            kept.value = await self._fetch(grant, kept, what)
+            # Else a wrong password would be sent once for each layer, which locks accounts.
+            if kept.failure is not None and kept.failures != failures:
+                raise copy(kept.failure)
+            try:
+                kept.value = await self._fetch(grant, kept, what)
+            except RegistryError as exc:
+                kept.failures += 1
+                kept.failure = copy(exc)  # who raises it may add notes
+                raise
             kept.fetched += 1
+            kept.failure = None
             return kept.value
 
     async def _fetch(self, grant: Grant, kept: _Kept, what: str) -> Authorization:

@@ -207,6 +207,29 @@ async def test_200_resolves_with_an_expired_token(server: ScriptedServer, ended_
     assert len(token_requests(server)) == 2
 
 
+@pytest.mark.parametrize("status", [401, 503])
+async def test_a_failure_is_that_of_all_who_wait(server: ScriptedServer, status: int) -> None:
+    """A password that is wrong is sent once for all who wait, not for each; who comes later tries again."""
+    server.on("GET", re.compile("/v2/.*"), Reply(401, {"WWW-Authenticate": challenge(server)}))
+    stall = Fault("stall", 0)
+    server.on("GET", "/token", Reply(status, body=b"{}", faults=(stall,)), Reply(status))
+    image = OciRef.parse(f"{server.origin}/org/tool:1")
+    async with RegistryClient(keychain=OneKey(USER), connections_per_host=64, retries=0) as client:
+        tasks = [asyncio.create_task(client.resolve(image)) for _ in range(30)]
+        await stall.reached.wait()
+        await asyncio.sleep(0.2)  # until the others wait for it
+        stall.release.set()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {getattr(error, "status", None) for error in ended} == {status}
+        assert len({id(error) for error in ended}) == 30
+        assert len(token_requests(server)) <= 3  # some may have come later
+        before = len(token_requests(server))
+        with pytest.raises(RegistryError):
+            await client.resolve(image)
+
+    assert len(token_requests(server)) == before + 1
+
+
 async def test_the_same_token_again(server: ScriptedServer) -> None:
     """A token server that gives a refused token again is not asked by everybody who was refused."""
     server.on("GET", blob_path(), Reply(body=DATA), requires={"Authorization": "Bearer t1"}, times=1)
