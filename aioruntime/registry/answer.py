@@ -31,6 +31,7 @@ class Answer:
         at_origin: whether no redirect has led away from the registry's own origin.
         public: whether it was sent to us as it would be to anybody: without credentials, and without TLS that
             could tell who we are.
+        given: whether it answers credentials, or a token that took them.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Answer:
         url: URL,
         at_origin: bool,
         public: bool,
+        given: bool,
         stall_timeout: float,
     ) -> None:
         self.status = response.status
@@ -49,6 +51,7 @@ class Answer:
         self.host = host_of(url)
         self.at_origin = at_origin
         self.public = public
+        self.given = given
         self._response = response
         self._what = what
         self._stall_timeout = stall_timeout
@@ -122,7 +125,13 @@ class Answer:
         except RegistryError:
             body = b""  # the status says enough
         return error_for(
-            self.status, self.headers, body[:ERROR_BODY_LIMIT], what=self._what, host=self.host, hint=hint
+            self.status,
+            self.headers,
+            body[:ERROR_BODY_LIMIT],
+            what=self._what,
+            host=self.host,
+            hint=hint,
+            given=self.given,
         )
 
     async def _head(self, limit: int) -> bytes:

@@ -40,7 +40,14 @@ class _Errors(msgspec.Struct):
 
 
 def error_for(
-    status: int, headers: Mapping[str, str], body: bytes, *, what: str, host: str, hint: str
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    what: str,
+    host: str,
+    hint: str,
+    given: bool = False,
 ) -> RegistryError:
     """Make the error that an answer amounts to.
 
@@ -51,9 +58,16 @@ def error_for(
         what: the image or blob concerned, for the message.
         host: who answered.
         hint: what to check if the answer is 404.
+        given: whether the request had credentials, or a token that took them.
     """
     code, words = _told(body)
     told = f" ({': '.join(part for part in (code, words) if part)})" if code or words else ""
+    if status == 401 and given:
+        message = (
+            f"{what}: {host} did not take the credentials that it was given; they are wrong, "
+            f"have expired, or are for other repositories{told}"
+        )
+        return Unauthorized(message, status=status, code=code)
     if status == 401:
         message = f"{what}: {host} wants credentials; the repository is private or does not exist{told}"
         return Unauthorized(message, status=status, code=code)

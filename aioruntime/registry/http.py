@@ -163,6 +163,9 @@ class Http:
                         url=url,
                         at_origin=at_origin,
                         public=public,
+                        # A secret body is what a token server takes in place of a password.
+                        given=isinstance(body, Secret)
+                        or not (authorization is None or authorization.anonymous),
                         stall_timeout=self._stall_timeout,
                     )
                     return

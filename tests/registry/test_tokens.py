@@ -230,6 +230,25 @@ async def test_a_failure_is_that_of_all_who_wait(server: ScriptedServer, status:
     assert len(token_requests(server)) == before + 1
 
 
+async def test_credentials_that_are_not_taken(server: ScriptedServer) -> None:
+    """It is told apart whether there were no credentials, or wrong ones, at the registry or for a token."""
+    server.on("GET", "/v2/org/basic/manifests/1", Reply(401, {"WWW-Authenticate": 'Basic realm="x"'}))
+    server.on("GET", re.compile("/v2/.*"), Reply(401, {"WWW-Authenticate": challenge(server)}))
+    server.on("GET", "/token", Reply(401))
+    server.on("POST", "/token", Reply(401))
+    for repository in ("org/basic", "org/token"):
+        image = OciRef.parse(f"{server.origin}/{repository}:1")
+        for given in (USER, IDENTITY) if repository == "org/token" else (USER,):
+            async with RegistryClient(keychain=OneKey(given)) as client:
+                for _ in range(2):
+                    with pytest.raises(Unauthorized, match="did not take the credentials") as caught:
+                        await client.resolve(image)
+                    assert caught.value.status == 401
+        async with RegistryClient() as client:
+            with pytest.raises(Unauthorized, match="wants credentials; the repository is private"):
+                await client.resolve(image)
+
+
 async def test_the_same_token_again(server: ScriptedServer) -> None:
     """A token server that gives a refused token again is not asked by everybody who was refused."""
     server.on("GET", blob_path(), Reply(body=DATA), requires={"Authorization": "Bearer t1"}, times=1)
