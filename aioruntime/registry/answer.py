@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ("Answer",)
 
 import asyncio
+import re
 from typing import TYPE_CHECKING
 
 from aioruntime.errors import RegistryError, one_line
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 # A document that drips may take so many stall times in all; blobs are bounded by their caller.
 _DOCUMENT_STALLS = 5
+# What Go, and so most registries, and nginx say to plain HTTP where they speak TLS.
+_WANTS_TLS = re.compile(rb"HTTP request (?:was sent )?to (?:an )?HTTPS (?:server|port)")
 
 
 class Answer:
@@ -124,6 +127,12 @@ class Answer:
             body = await self._head(ERROR_BODY_LIMIT)
         except RegistryError:
             body = b""  # the status says enough
+        if self.status == 400 and self.url.scheme == "http" and _WANTS_TLS.search(body):
+            return RegistryError(
+                f"{self._what}: {self.host} was asked by plain HTTP but speaks TLS; put its authority into "
+                f"~/.config/containers/certs.d/{self.host}/ca.crt, and take it out of plain_http=",
+                status=self.status,
+            )
         return error_for(
             self.status,
             self.headers,

@@ -144,6 +144,28 @@ async def test_given_context(tls: TlsServer, certs: Path, authority: trustme.CA)
         assert not (await read(client, tls)).public
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"Client sent an HTTP request to an HTTPS server.\n",
+        b"<center>The plain HTTP request was sent to HTTPS port</center>",
+    ],
+)
+async def test_plain_http_where_tls_is_spoken(server: ScriptedServer, words: bytes) -> None:
+    """A registry of this machine that speaks TLS is told as such, with where to put its authority."""
+    server.on("GET", blob_path(), Reply(400, body=words), Reply(400))
+    image = OciRef.parse(f"{server.origin}/org/tool:1")
+    async with RegistryClient() as client:
+        for told in (
+            f"speaks TLS; put its authority into .*/certs.d/{server.origin}/ca.crt",
+            "400 Bad Request$",
+        ):
+            with pytest.raises(RegistryError, match=told) as caught:
+                async with client.blob(image, layer_of()):
+                    pass
+            assert caught.value.status == 400
+
+
 async def test_given_context_on_this_machine(authority: trustme.CA) -> None:
     """With a context, TLS is spoken to this machine too, unless plain HTTP is allowed by name."""
     async with TlsServer(authority, "127.0.0.1") as server, ScriptedServer() as plain:
