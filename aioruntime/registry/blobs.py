@@ -94,14 +94,18 @@ class BlobStream:
         self._retry = retry
         self._seen = self.offset
         self._skip = 0
+        self._told = False  # what `offset` and `end` are
+        self._beyond = False  # the answer does not stop at `end`
         self._etag: str | None = None
         self._ranges = True
         self._answer: Answer | None = None
         self._open = AsyncExitStack()
-        self._watch = _Watch(max(patience, retry.budget))
+        self._patience = max(patience, retry.budget)
+        self._watch = _Watch(self._patience)
 
     async def __aenter__(self) -> Self:
         await self._retry(self._connected)
+        self._told = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -132,14 +136,13 @@ class BlobStream:
         return chunk
 
     async def _next(self) -> bytes:
+        if self._beyond and self._seen == self.end:
+            return b""
         answer = await self._connected()
         try:
-            chunk = await answer.chunk()
-            while self._skip and chunk:
-                again = min(self._skip, len(chunk))
-                self._skip -= again
-                self.repeated += again
-                chunk = chunk[again:] or await answer.chunk()
+            chunk = await self._skipping(answer)
+            if self._beyond:
+                chunk = chunk[: self.end - self._seen]
             if not chunk and self._seen < self.end:
                 raise RegistryError(f"{self._what}: {self.host} ended the blob early", temporary=True)
         except RegistryError as exc:
@@ -153,6 +156,20 @@ class BlobStream:
             raise surplus(self._what, self.host, self._seen + len(chunk), self._size)
         self._seen += len(chunk)
         return chunk
+
+    async def _skipping(self, answer: Answer) -> bytes:
+        """Wait for the answer's next bytes after those that are to be skipped."""
+        clock, watch = self._retry.clock, _Watch(self._patience)
+        while True:
+            since = clock.now()
+            chunk = await answer.chunk()
+            again = min(self._skip, len(chunk))
+            self._skip -= again
+            self.repeated += again
+            if again < len(chunk) or not chunk:
+                return chunk[again:]
+            if watch.too_slow(clock.now() - since, again):
+                raise RegistryError(f"{self._what}: {answer.host} sends too little of what came before")
 
     async def _connected(self) -> Answer:
         """Return an answer whose body goes on where we are, after what is to be skipped."""
@@ -184,6 +201,7 @@ class BlobStream:
                 and self._etag in (None, etag)
                 and range_fits(answer.content_range, self._seen, self._size, answer.length, end=self.end)
             ):
+                self._beyond = False
                 return answer
             await self._close()
         self._ranges = False
@@ -196,10 +214,11 @@ class BlobStream:
         return self._begun_again(answer)
 
     def _begun_again(self, answer: Answer) -> Answer:
-        if self._seen == self.offset:  # nothing was given yet
+        if not self._told:
             self._seen = self.offset = 0
             self.end = self._size
         self._skip = self._seen
+        self._beyond = self.end < self._size
         return answer
 
     async def _ask(self, headers: Mapping[str, str]) -> Answer:

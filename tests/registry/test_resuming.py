@@ -150,6 +150,17 @@ async def test_dripping(server: ScriptedServer, drip: str) -> None:
     assert server.origin in str(caught.value)
 
 
+async def test_dripping_what_is_here(server: ScriptedServer) -> None:
+    """THREATS R17: a body of which what is here comes again, a byte now and then, is given up as well."""
+    broken = Reply(body=DATA, faults=(Fault("cut", 9000),))
+    server.on("GET", blob_path(), broken, Reply(body=DATA, drip=(20, 0.02)))
+    async with RegistryClient(stall_timeout=0.05, retry_budget=0.2) as client:
+        with pytest.raises(RegistryError, match="too little of what came before"):
+            await read(client, server, layer_of())
+
+    assert len(server.requests) == 2
+
+
 def wrong(start: int, stop: int, total: int | str, body: bytes, **headers: str) -> Reply:
     return Reply(206, {"Content-Range": f"bytes {start}-{stop}/{total}", **headers}, body)
 
@@ -211,6 +222,31 @@ async def test_ranges_ignored(server: ScriptedServer) -> None:
     server.on("GET", blob_path(), Reply(body=DATA, faults=(Fault("cut", 4000),)), Reply(body=DATA))
     async with RegistryClient() as client:
         assert await read(client, server, layer_of()) == (DATA, 2, 4000)
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("offset", [0, 5])
+async def test_ranges_ignored_in_a_part(server: ScriptedServer, offset: int, place: int) -> None:
+    """A part stays the part that it was opened as when the whole is sent to go on with it."""
+    length = SIZE - 1000
+    after = min(place, length)
+    fault = Fault("cut", 20, "response") if after < 0 else Fault("cut", after)
+
+    def first(request: Request) -> Reply:
+        reply = ranged(request, DATA, {})
+        return Reply(reply.status, reply.headers, reply.body, faults=(fault,))
+
+    server.on("GET", blob_path(), first, Reply(body=DATA))
+    async with (
+        RegistryClient() as client,
+        client.blob(image_at(server), layer_of(), offset=offset, length=length) as stream,
+    ):
+        opened = (stream.offset, stream.end)
+        data = b"".join([chunk async for chunk in stream])
+
+        assert (stream.offset, stream.end) == opened
+        assert opened == ((offset, offset + length) if after >= 0 else (0, SIZE))
+        assert data == DATA[slice(*opened)]
 
 
 @pytest.mark.parametrize(("offset", "length"), [(0, 10), (100, 1), (SIZE - 5, 5), (0, SIZE), (7, SIZE - 7)])
