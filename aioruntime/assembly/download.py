@@ -45,6 +45,7 @@ class _Segment:
         self.data = bytearray()
         self.failure: Exception | None = None
         self.refused = False
+        self.in_room = False
         self.ended = anyio.Event()
 
 
@@ -100,6 +101,19 @@ class Download:
             StoreError: it can't be written, or there is more of it than declared.
         """
         segments: list[_Segment] = []
+        try:
+            complete = await self._run(segments, spread=spread)
+        finally:
+            for segment in segments:
+                if segment.in_room:
+                    self._lanes.room.release()
+        if not complete:
+            # Some server behind that name knows no ranges. The bytes of later segments are lost.
+            self._count(self._ingest.offset - self.here, received=0)
+            await self.run(spread=False)
+
+    async def _run(self, segments: list[_Segment], *, spread: bool) -> bool:
+        """Do what `run` promises, unless a range is refused: return False then."""
         async with task_group() as group:
             async with self._lanes.connections:
                 start = self._ingest.offset
@@ -111,17 +125,16 @@ class Download:
                         await self._restart()
                     self._blame(body)
                     if body.end < self._size:
-                        segments = [_Segment(*part) for part in parts[1:]]
+                        segments += [_Segment(*part) for part in parts[1:]]
                         group.start_soon(self._fetch_all, segments)
                     async for chunk in body:
                         await self._ingest.write(chunk)
                         self._count(len(chunk))
                     self._note(body)
             complete = await self._write_all(segments)
-        if not complete:
-            # Some server behind that name knows no ranges. The bytes of later segments are lost.
-            self._count(self._ingest.offset - self.here, received=0)
-            await self.run(spread=False)
+            if not complete:
+                group.cancel_scope.cancel()  # what is under way, or waits for room
+        return complete
 
     async def _write_all(self, segments: list[_Segment]) -> bool:
         """Write the segments in their order; return whether there was one at each place."""
@@ -133,6 +146,7 @@ class Download:
                 return False
             await self._ingest.write(segment.data)
             segment.data = bytearray()
+            segment.in_room = False
             self._lanes.room.release()
         return True
 
@@ -140,8 +154,8 @@ class Download:
         async with task_group() as group:
             for segment in segments:
                 await self._lanes.room.acquire()
+                segment.in_room = True
                 if self._failed:
-                    self._lanes.room.release()
                     return
                 group.start_soon(self._fetch, segment)
 

@@ -160,6 +160,47 @@ async def test_ranges_end(store: ImageStore, server: ScriptedServer) -> None:
     assert progress.steps[-1] == (LAYER.size, LAYER.size)
 
 
+async def test_ranges_end_while_others_wait(
+    store: ImageStore, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a range is refused while more of them, and other layers, wait for room, all of them arrive."""
+    monkeypatch.setattr("aioruntime.assembly.download.SEGMENTS_KEPT", 2)
+    other = os.urandom(len(DATA))
+    layers = [LAYER, LayerSpec(ImageDigest.of(other), len(other), "x")]
+    server.on("GET", PATH, lambda request: ranged(request, DATA, {}), Reply(body=DATA))
+    path = f"/v2/org/tool/blobs/{layers[1].digest}"
+    server.on("GET", path, lambda request: ranged(request, other, {}))
+    progress = Recorder()
+    with anyio.fail_after(20):
+        await fetch(store, server.origin, layers, progress=progress)
+
+    assert await store.read(LAYER.digest) == DATA
+    assert await store.read(layers[1].digest) == other
+    assert progress.steps[-1] == (2 * LAYER.size, 2 * LAYER.size)
+
+
+@pytest.mark.parametrize("after", [0, 1, SEGMENT // 2, SEGMENT - 1])
+async def test_ranges_end_within_a_segment(store: ImageStore, server: ScriptedServer, after: int) -> None:
+    """A range that breaks off and can't be gone on with comes out of the whole that is sent instead."""
+    cut: list[Request] = []
+
+    def answer(request: Request) -> Reply:
+        asked = str(request.header("Range"))
+        if cut and asked == f"bytes={SEGMENT + after}-{2 * SEGMENT - 1}":
+            return Reply(body=DATA)
+        reply = ranged(request, DATA, {})
+        if not asked.startswith(f"bytes={SEGMENT}-"):
+            return reply
+        cut.append(request)
+        return Reply(reply.status, reply.headers, reply.body, faults=(Fault("cut", after),))
+
+    server.on("GET", PATH, answer)
+    report = await fetch(store, server.origin)
+
+    assert await store.read(LAYER.digest) == DATA
+    assert report.downloaded_bytes == LAYER.size + SEGMENT + after
+
+
 async def test_wrong_together_right_alone(store: ImageStore, server: ScriptedServer) -> None:
     """THREATS R14: several answers that are not the layer together are thrown away, and one asked for."""
     evil = bytes(len(DATA))
