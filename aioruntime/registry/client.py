@@ -121,7 +121,6 @@ class RegistryClient:
             stall_timeout=stall_timeout,
             user_agent=user_agent,
         )
-        self._clock = clock
         self._retry = Retry(retries, retry_budget, clock)
         self._patience = stall_timeout * _STALLS
         chosen = StaticKeychain(credentials or {}, keychain or DefaultKeychain(clock=clock))
@@ -270,7 +269,7 @@ class RegistryClient:
             RequestRefused: the next page is said to be at another origin.
             RegistryError: the registry failed, sent what is no list of tags, or a list without an end.
         """
-        return list_tags(self._requests, self._endpoint(image), image)
+        return list_tags(self._requests, self._endpoint(image), image, self._retry)
 
     async def push(
         self,
@@ -310,7 +309,7 @@ class RegistryClient:
         """
         digest = image.pinned or ImageDigest.of(manifest)
         check_digest(manifest, digest, str(image), "the caller")
-        to = Destination(self._requests, self._rules, self._endpoint(image), self._clock)
+        to = Destination(self._requests, self._rules, self._endpoint(image), self._retry)
         progress = progress or NoopProgress()
         with finishing(progress):
             await push_image(to, image, manifest, media_type, digest, blobs, source, mounts or {}, progress)

@@ -8,13 +8,14 @@ from __future__ import annotations
 __all__ = ("BlobReader", "push_image")
 
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
 from aioruntime.errors import RegistryError
 from aioruntime.progress import LayerProgress
-from aioruntime.registry.uploads import Destination, Pieces, Upload, UploadLost, check_answer, is_final
+from aioruntime.registry.uploads import Destination, Pieces, Upload, UploadLost, check_answer
 from aioruntime.tasks import task_group
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
         AsyncGenerator,
         AsyncIterable,
         AsyncIterator,
-        Awaitable,
-        Callable,
         Iterable,
         Mapping,
     )
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 # Each holds a piece in memory.
 _UPLOADS = 8
-_ATTEMPTS = 4
 _CHECK_NAME = "check the repository's name, and the tag or digest"
 
 
@@ -104,7 +102,7 @@ class _Push:
     async def bring(self, blob: LayerSpec) -> None:
         """Have *blob* in the repository."""
         what = f"{self._image}: blob {blob.digest}"
-        await self._persist(lambda: self._bring(blob, what))
+        await self._to.retry(partial(self._bring, blob, what))
         self._tell(blob, blob.size)
 
     async def name(self, manifest: bytes, media_type: str, digest: ImageDigest) -> None:
@@ -120,20 +118,7 @@ class _Push:
                     raise await answer.error(_CHECK_NAME)
                 check_answer(answer, digest, what)
 
-        await self._persist(put)
-
-    async def _persist(self, attempt: Callable[[], Awaitable[None]]) -> None:
-        """Make *attempt* again while that may help."""
-        for left in reversed(range(_ATTEMPTS)):
-            try:
-                return await attempt()
-            except RegistryError as exc:
-                passing = exc.status is None or exc.status == 408 or exc.status >= 500
-                if not left or is_final(exc) or not (passing or isinstance(exc, UploadLost)):
-                    raise
-                if isinstance(exc, UploadLost) and not exc.takes_pieces:
-                    self._takes_pieces = False
-            await self._to.clock.sleep(0.25 * 2 ** (_ATTEMPTS - left))
+        await self._to.retry(put)
 
     async def _bring(self, blob: LayerSpec, what: str) -> None:
         # Also in a further attempt: what broke off may have been its last answer.
@@ -144,10 +129,14 @@ class _Push:
             if await self._begin(upload, self._mounts.get(blob.digest)):
                 self.mounted += 1
                 return
-            if self._takes_pieces or blob.size <= upload.chunk:
-                await self._send_pieces(upload, blob)
-            else:
-                await self._send_whole(upload, blob)
+            try:
+                if self._takes_pieces or blob.size <= upload.chunk:
+                    await self._send_pieces(upload, blob)
+                else:
+                    await self._send_whole(upload, blob)
+            except UploadLost as exc:
+                self._takes_pieces = self._takes_pieces and exc.takes_pieces
+                raise
         self.sent += 1
         self.sent_bytes += blob.size
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = ("list_tags",)
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from aioruntime.registry.answer import Answer
     from aioruntime.registry.endpoints import Endpoint
     from aioruntime.registry.requests import Requests
+    from aioruntime.registry.retry import Retry
 
 # Some registries refuse to be asked for more.
 _PAGE = 1000
@@ -35,7 +37,9 @@ class _Page(msgspec.Struct):
     tags: list[str] | None = None
 
 
-async def list_tags(requests: Requests, endpoint: Endpoint, image: OciRef) -> AsyncIterator[str]:
+async def list_tags(
+    requests: Requests, endpoint: Endpoint, image: OciRef, retry: Retry
+) -> AsyncIterator[str]:
     """Do what `RegistryClient.tags` promises."""
     what = f"{image.full_name}: tags"
     url: URL | None = endpoint.url("tags/list").with_query(n=_PAGE)
@@ -45,14 +49,17 @@ async def list_tags(requests: Requests, endpoint: Endpoint, image: OciRef) -> As
             why = "leads from page to page in a circle" if url in seen else f"has more than {_PAGES} pages"
             raise RegistryError(f"{what}: {endpoint.host} {why}")
         seen.add(url)
-        async with requests.open("GET", url, endpoint, what) as answer:
-            if answer.status != 200:
-                raise await answer.error("check the repository's name")
-            raw = await answer.read(_PAGE_LIMIT)
-            url = _next_page(answer, endpoint, what)
+        raw, url = await retry(partial(_page, requests, endpoint, what, url))
         for tag in _decode(raw, endpoint, what):
             _check(tag, image, what, endpoint)
             yield tag
+
+
+async def _page(requests: Requests, endpoint: Endpoint, what: str, url: URL) -> tuple[bytes, URL | None]:
+    async with requests.open("GET", url, endpoint, what) as answer:
+        if answer.status != 200:
+            raise await answer.error("check the repository's name")
+        return await answer.read(_PAGE_LIMIT), _next_page(answer, endpoint, what)
 
 
 def _next_page(answer: Answer, endpoint: Endpoint, what: str) -> URL | None:

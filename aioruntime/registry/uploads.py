@@ -13,29 +13,22 @@ __all__ = (
     "UploadLost",
     "check_answer",
     "chunk_size",
-    "is_final",
     "received",
 )
 
 import asyncio
+import random
 import re
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from aioruntime.errors import (
-    DigestMismatch,
-    RateLimited,
-    RegistryError,
-    RequestRefused,
-    Unauthorized,
-    one_line,
-)
-from aioruntime.registry.clock import Clock
+from aioruntime.errors import DigestMismatch, RegistryError, RequestRefused, Unauthorized, one_line
 from aioruntime.registry.endpoints import Endpoint
 from aioruntime.registry.origins import Rules, follow, parse_url
 from aioruntime.registry.requests import Requests
+from aioruntime.registry.retry import Retry, pause_before, worth_another_try
 from aioruntime.tasks import to_completion
 
 if TYPE_CHECKING:
@@ -68,7 +61,7 @@ class UploadLost(RegistryError):
     """
 
     def __init__(self, failed: RegistryError, *, takes_pieces: bool = True) -> None:
-        super().__init__(str(failed), status=failed.status, code=failed.code)
+        super().__init__(str(failed), status=failed.status, code=failed.code, temporary=True)
         self.takes_pieces = takes_pieces
 
 
@@ -79,7 +72,7 @@ class Destination:
     requests: Requests
     rules: Rules
     endpoint: Endpoint
-    clock: Clock
+    retry: Retry
 
     def open(
         self,
@@ -113,9 +106,14 @@ def received(headers: Mapping[str, str]) -> int | None:
     return int(found[1]) + 1 if found else None
 
 
-def is_final(failed: RegistryError) -> bool:
+def _is_final(failed: RegistryError) -> bool:
     """Tell whether trying again, in whatever way, would not help."""
-    return isinstance(failed, Unauthorized | RateLimited | RequestRefused) or failed.status == 413
+    return isinstance(failed, Unauthorized | RequestRefused) or failed.status == 413
+
+
+def _lost(broken: RegistryError) -> RegistryError:
+    """Return what has a new upload begun after *broken*: itself, if it is such a failure already."""
+    return broken if worth_another_try(broken) else UploadLost(broken)
 
 
 def check_answer(answer: Answer, digest: ImageDigest, what: str) -> None:
@@ -208,9 +206,9 @@ class Upload:
             breaks = 0 if held > at else breaks + 1
             # Some registries tell of one byte where they have none, so it does not count.
             if not max(at, 2) <= held <= end or breaks == _BREAKS:
-                raise UploadLost(broken or self._failed(f"has {held} bytes, and was sent {at} to {end}"))
+                raise _lost(broken or self._failed(f"has {held} bytes, and was sent {at} to {end}"))
             if breaks:
-                await self._to.clock.sleep(0.25 * 2**breaks)
+                await self._to.retry.clock.sleep(pause_before(breaks, random.random()))
             self._offset = held
 
     async def finish(self, body: AsyncIterable[bytes], length: int) -> None:
@@ -247,7 +245,7 @@ class Upload:
 
     async def _held_after(self, broken: RegistryError, at: int) -> int:
         """Return the bytes that the registry has after a piece sent from *at* on has failed."""
-        if is_final(broken):
+        if _is_final(broken):
             raise broken
         try:
             async with self._to.open("GET", self._known_place(), self._what) as answer:
@@ -256,10 +254,10 @@ class Upload:
                 self._follow(answer)
                 held = received(answer.headers) or 0
         except RegistryError as exc:
-            if is_final(exc):
+            if _is_final(exc):
                 raise
-            raise UploadLost(broken) from exc
-        if broken.status is not None and broken.status < 500 and held <= max(at, 1):
+            raise _lost(broken) from exc
+        if broken.status is not None and not worth_another_try(broken) and held <= max(at, 1):
             raise UploadLost(broken, takes_pieces=False) from broken
         return held
 

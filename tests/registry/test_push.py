@@ -198,38 +198,42 @@ async def test_the_last_answer_is_lost(server: ScriptedServer) -> None:
 
 @pytest.mark.parametrize("method", ["HEAD", "POST", "PATCH", "PUT"])
 async def test_errors_of_the_server(server: ScriptedServer, method: str) -> None:
-    """500, 502 and 503 are met by trying again, whatever was asked; nothing is sent that is there."""
-    replies = (Reply(500), Reply(502), Reply(503))
-    server.on(method, re.compile(r".*/blobs/.*"), *replies, times=3 if method != "PUT" else 2)
-    taker, image = Taker(server), Image(LARGE)
+    """408, 429 and 5xx are met by trying again, whatever was asked, in pieces as before."""
+    replies = (Reply(429, {"Retry-After": "7"}), Reply(408), Reply(500), Reply(502), Reply(503))
+    server.on(method, re.compile(r".*/blobs/.*"), *replies, times=len(replies))
+    taker, image, clock = Taker(server), Image(LARGE), InstantClock()
 
-    await push(server, image)
+    await push(server, image, clock=clock)
 
     assert_taken(taker, image)
+    assert sum(clock.slept) >= 7
+    assert max(len(request.body) for request in taker.sent("PATCH", "PUT")) <= CHUNK
 
 
+@pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("method", ["POST", "PATCH", "PUT"])
-async def test_errors_without_end(server: ScriptedServer, method: str) -> None:
+async def test_errors_without_end(server: ScriptedServer, method: str, status: int) -> None:
     """A server that fails for ever is given up with its status, and the manifest is not sent."""
-    server.on(method, re.compile(r".*/blobs/.*"), Reply(503))
+    server.on(method, re.compile(r".*/blobs/.*"), Reply(status))
     taker, clock = Taker(server), InstantClock()
 
     with pytest.raises(RegistryError, match=server.origin) as caught:
         await push(server, Image(LARGE), clock=clock)
 
-    assert caught.value.status == 503
+    assert caught.value.status == status
+    assert isinstance(caught.value, RateLimited) is (status == 429)
     assert len(taker.sent(method)) <= 16
     assert taker.manifests == {}
     assert taker.uploads == {}
     assert clock.slept
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 413, 429])
+@pytest.mark.parametrize("status", [400, 403, 404, 413])
 async def test_refused(server: ScriptedServer, status: int) -> None:
     """A registry that refuses an upload is not asked again; its own code and words are told."""
     body = b'{"errors": [{"code": "DENIED", "message": "quota exceeded"}]}'
     server.on("POST", BEGIN, Reply(status, body=body))
-    kinds: dict[int, type[RegistryError]] = {403: Unauthorized, 404: NotFound, 429: RateLimited}
+    kinds: dict[int, type[RegistryError]] = {403: Unauthorized, 404: NotFound}
     kind = kinds.get(status, RegistryError)
     Taker(server)
 

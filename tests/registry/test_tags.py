@@ -13,7 +13,7 @@ from aioruntime.registry.client import RegistryClient
 from aioruntime.registry.credentials import ANONYMOUS, Credentials, Keychain, Secret
 from tests.registry.helpers import image_at
 from tests.support.registries import OneKey
-from tests.support.scripted import Reply, Request, ScriptedServer
+from tests.support.scripted import Fault, Reply, Request, ScriptedServer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +63,26 @@ async def test_a_page_at_a_time(server: ScriptedServer) -> None:
             break
 
     assert len(server.requests) == 2
+
+
+async def test_pages_that_fail(server: ScriptedServer) -> None:
+    """A page that fails, or breaks off, is asked for again; no tag is told twice."""
+    first = page(["a", "b"], f"{LIST}?last=b")
+    broken = Reply(first.status, first.headers, first.body, faults=(Fault("cut", 9),))
+    pages = server.on("GET", LIST, Reply(503), broken, first, Reply(429), page(["c"]))
+
+    assert await tags(server) == ["a", "b", "c"]
+    assert len(pages.hits) == 5
+
+
+async def test_pages_that_fail_for_ever(server: ScriptedServer) -> None:
+    """The registry's own words come out when a page can't be had."""
+    server.on("GET", LIST, Reply(500, body=b'{"errors": [{"code": "UNKNOWN", "message": "db is away"}]}'))
+
+    with pytest.raises(RegistryError, match="db is away"):
+        await tags(server)
+
+    assert len(server.requests) == 6
 
 
 async def test_none(server: ScriptedServer) -> None:
