@@ -141,6 +141,8 @@ class Download:
         for segment in segments:
             await segment.ended.wait()
             if segment.failure is not None:
+                if isinstance(segment.failure, RegistryError):
+                    await self._ingest.write(segment.data)
                 raise segment.failure
             if segment.refused:
                 return False

@@ -229,10 +229,20 @@ async def test_wrong_bytes(store: ImageStore, server: ScriptedServer) -> None:
     assert list((store.path / "ingest").iterdir()) == []
 
 
-async def test_what_came_is_kept(store: ImageStore, server: ScriptedServer) -> None:
-    """THREATS R17: when one range can't be had, all before it is kept; the next pull gets the rest."""
-    bad = segments_of(0, LAYER.size)[3][0]
-    lost = server.on("GET", PATH, Reply(404), requires={"Range": f"bytes={bad}-{bad + SEGMENT - 1}"}, times=1)
+@pytest.mark.parametrize("came", [0, 1, SEGMENT - 1])
+async def test_what_came_is_kept(store: ImageStore, server: ScriptedServer, came: int) -> None:
+    """THREATS R17: when a range can't be had, all that came of it and before is kept for the next pull."""
+    start = segments_of(0, LAYER.size)[3][0]
+    bad = start + came
+
+    def cut(request: Request) -> Reply:
+        reply = ranged(request, DATA, {})
+        return Reply(reply.status, reply.headers, reply.body, faults=(Fault("cut", came),))
+
+    end = start + SEGMENT - 1
+    if came:
+        server.on("GET", PATH, cut, requires={"Range": f"bytes={start}-{end}"}, times=1)
+    lost = server.on("GET", PATH, Reply(404), requires={"Range": f"bytes={bad}-{end}"}, times=1)
     server.on("GET", PATH, lambda request: ranged(request, DATA, {}))
     before = snapshot()
     with pytest.raises(RegistryError, match="not found"):
