@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ("FetchReport", "fetch_layers", "prove_served")
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import anyio
 from aioruntime.assembly.arrivals import Arrivals
 from aioruntime.assembly.download import Download, Lanes
 from aioruntime.assembly.served import Served
-from aioruntime.errors import AioRuntimeError, DigestMismatch, SizeMismatch, StoreFull, one_line
+from aioruntime.errors import AioRuntimeError, DigestMismatch, SizeMismatch, StoreError, StoreFull, one_line
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.progress import LayerProgress, NoopProgress
 from aioruntime.registry.mirrors import Place
@@ -92,7 +93,12 @@ async def fetch_layers(
     missing = download_order(await store.missing(layers))
     served = await Served.recall(image, source, store)
     fetch = _Fetch(image, source, store, progress, connections, arrivals or Arrivals(), served)
-    await fetch.all(layers, missing)
+    try:
+        await fetch.all(layers, missing)
+    except AioRuntimeError:
+        with suppress(StoreError):  # the first error tells more
+            await served.keep()
+        raise
     await served.keep()
     return FetchReport(len({layer.digest for layer in layers}), tuple(fetch.fetched), fetch.downloaded)
 

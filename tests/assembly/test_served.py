@@ -20,7 +20,7 @@ from aioruntime.progress import NoopProgress
 from aioruntime.registry.client import RegistryClient
 from aioruntime.registry.credentials import ANONYMOUS, Credentials, Secret
 from tests.store.helpers import content, save, save_some
-from tests.support.scripted import Reply, ScriptedServer
+from tests.support.scripted import Fault, Reply, ScriptedServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -90,6 +90,27 @@ async def test_what_was_fetched_is_not_asked_for(store: ImageStore, server: Scri
 
     assert (await fetch(store, server)).fetched == (DIGEST,)
     assert (await fetch(store, server, name="org/tool:other")).fetched == ()
+
+
+async def test_what_came_before_a_failure_is_not_asked_for(store: ImageStore, server: ScriptedServer) -> None:
+    """THREATS I3: also what came in a pull that failed for another layer needs no further request."""
+    other = content(4000)[1]
+    lacking = Fault("stall", of="response")
+    server.on("GET", path_of(other), Reply(404, faults=(lacking,)))
+    server.on("GET", path_of(DIGEST), Reply(body=DATA), times=1)
+    arrivals = Arrivals()
+
+    async def fail_after_the_other() -> None:
+        await arrivals.all_of([LAYER])
+        lacking.release.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(fail_after_the_other)
+        with pytest.raises(NotFound):
+            await fetch(store, server, (LAYER, LayerSpec(other, 4000, "x")), arrivals=arrivals)
+
+    assert (await fetch(store, server)).fetched == ()
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("challenge", [None, 'Basic realm="x"'])
