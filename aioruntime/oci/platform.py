@@ -14,7 +14,16 @@ from typing import Self
 
 from aioruntime.errors import InvalidSpec, one_line
 
-_ARCHITECTURES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+# 32-bit processors of Arm, as Linux names them.
+_ARM = {f"armv{level}l": f"v{level}" for level in (5, 6, 7, 8)}
+_ARCHITECTURES = {
+    "x86_64": "amd64",
+    "x86-64": "amd64",
+    "aarch64": "arm64",
+    "i386": "386",
+    "i686": "386",
+    **dict.fromkeys(_ARM, "arm"),
+}
 # Variants a machine of the key's variant can run, best first.
 _VARIANTS: dict[tuple[str, str], tuple[str | None, ...]] = {
     ("arm", "v8"): ("v8", "v7", "v6", "v5"),
@@ -72,7 +81,8 @@ class Platform:
     @classmethod
     def host(cls) -> Self:
         """Return the platform of Linux containers on this machine's processor."""
-        return cls("linux", _host.machine())
+        machine = _host.machine()
+        return cls("linux", machine, _ARM.get(machine))
 
     def __str__(self) -> str:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)

@@ -225,7 +225,7 @@ class BlobStream:
         await self._close()
         place, answer = await self._open.enter_async_context(self._requests.open(headers))
         if place != self._from:
-            self._etag = None  # each place has its own
+            self._etag, self._ranges = None, True  # each place has its own
             # Who is to blame for wrong bytes can be told only where all came from one.
             alone = self._from is None and self._requests.elsewhere(place)
             self.place = place if alone else None

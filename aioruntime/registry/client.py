@@ -7,7 +7,8 @@ from __future__ import annotations
 
 __all__ = ("RegistryClient",)
 
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
@@ -38,7 +39,7 @@ from aioruntime.registry.verify import (
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
 
     from aioruntime.oci.image import LayerSpec, ResolvedImage
     from aioruntime.oci.platform import Platform
@@ -255,7 +256,7 @@ class RegistryClient:
             return False
         return True
 
-    def tags(self, image: OciRef) -> AsyncIterator[str]:
+    async def tags(self, image: OciRef) -> AsyncGenerator[str]:
         """List the tags of the repository of *image*, in the registry's order.
 
         Args:
@@ -269,7 +270,10 @@ class RegistryClient:
             RequestRefused: the next page is said to be at another origin.
             RegistryError: the registry failed, sent what is no list of tags, or a list without an end.
         """
-        return list_tags(self._requests, self._endpoint(image), image, self._retry)
+        endpoint = await self._registry(image)
+        async with aclosing(list_tags(self._requests, endpoint, image, self._retry)) as tags:
+            async for tag in tags:
+                yield tag
 
     async def push(
         self,
@@ -309,11 +313,24 @@ class RegistryClient:
         """
         digest = image.pinned or ImageDigest.of(manifest)
         check_digest(manifest, digest, str(image), "the caller")
-        to = Destination(self._requests, self._rules, self._endpoint(image), self._retry)
+        to = Destination(self._requests, self._rules, await self._registry(image), self._retry)
         progress = progress or NoopProgress()
         with finishing(progress):
             await push_image(to, image, manifest, media_type, digest, blobs, source, mounts or {}, progress)
         return digest
+
+    async def _registry(self, image: OciRef) -> Endpoint:
+        """Return where *image* itself is, and no mirror of it."""
+        places = [place.repository for place in await self._places.of(image, by_digest=False)]
+        last, others = places[-1], places[-2:-1]
+        if others and others[0] == replace(last, root=last.root.with_scheme("https")):
+            # An insecure one may speak TLS all the same.
+            secure = others[0]
+            with suppress(RegistryError):
+                url = secure.root.with_path("/v2/")
+                async with self._requests.open("GET", url, None, f"{image}: {secure.host}"):
+                    return secure
+        return last
 
     def _endpoint(self, image: OciRef) -> Endpoint:
         return Endpoint(self._rules.registry_url(image.api_host), image.api_repository)

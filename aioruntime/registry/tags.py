@@ -18,7 +18,7 @@ from aioruntime.registry.links import next_link
 from aioruntime.registry.origins import follow, host_of, same_origin
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from yarl import URL
 
@@ -39,7 +39,7 @@ class _Page(msgspec.Struct):
 
 async def list_tags(
     requests: Requests, endpoint: Endpoint, image: OciRef, retry: Retry
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str]:
     """Do what `RegistryClient.tags` promises."""
     what = f"{image.full_name}: tags"
     url: URL | None = endpoint.url("tags/list").with_query(n=_PAGE)

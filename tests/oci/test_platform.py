@@ -39,7 +39,14 @@ def test_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("machine", "expected"), [("x86_64", "linux/amd64"), ("aarch64", "linux/arm64"), ("armv7l", "linux/arm")]
+    ("machine", "expected"),
+    [
+        ("x86_64", "linux/amd64"),
+        ("aarch64", "linux/arm64"),
+        ("armv6l", "linux/arm/v6"),
+        ("armv7l", "linux/arm/v7"),
+        ("i386", "linux/386"),
+    ],
 )
 def test_host(machine: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine's processor is told by its Go name."""

@@ -19,6 +19,8 @@ from aioruntime.oci.reference import OciRef
 from aioruntime.registry.client import RegistryClient
 from aioruntime.registry.credentials import Credentials, Secret
 from tests.registry.helpers import DATA, blob_path, image_at, layer_of
+from tests.registry.test_push_real import push
+from tests.registry.uploads import Image, Taker
 from tests.support.scripted import Fault, Reply, ScriptedServer
 from tests.support.served_image import digest_of, make_image, serve_image
 
@@ -310,6 +312,10 @@ async def test_blocked(server: ScriptedServer, tmp_path: Path, monkeypatch: pyte
             await read(client, image_at(server))
         with pytest.raises(RequestRefused, match="blocked"):
             await client.has_blob(image_at(server), layer_of())
+        with pytest.raises(RequestRefused, match="blocked"):
+            await push(client, Image(), str(image_at(server)))
+        with pytest.raises(RequestRefused, match="blocked"):
+            await anext(client.tags(image_at(server)))
 
     assert server.connections == 0
 
@@ -328,6 +334,12 @@ async def test_insecure(server: ScriptedServer, tmp_path: Path, monkeypatch: pyt
         assert (await client.resolve(OciRef.parse(f"{name}/org/tool:1"))).digest == PIN
         with pytest.raises(RegistryError, match="plain_http"):
             await client.resolve(OciRef.parse(f"other.example:{server.port}/org/tool:1"))
+
+        taker, image = Taker(server), Image()
+        server.on("GET", "/v2/org/tool/tags/list", Reply(body=b'{"tags": ["1"]}'))
+        assert [tag async for tag in client.tags(OciRef.parse(f"{name}/org/tool"))] == ["1"]
+        await push(client, image, f"{name}/org/tool:2")
+        assert taker.manifests
 
 
 @pytest.mark.parametrize("mirrored", [True, False])
