@@ -1,7 +1,7 @@
-"""Send skopeo and Docker the ways that could make a client give credentials away, and print who gets some.
+"""Send this library, skopeo and Docker the ways that could make a client give credentials away.
 
-``python -m benchmarks.hops`` starts servers of its own and a Docker of its own. Each way is one that
-``tests/registry/test_hops.py`` sends this library; there, nobody may get anything.
+``python -m benchmarks.hops`` starts servers of its own and a Docker of its own, and prints who was given
+something that is not for them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import os
 import ssl
 import tempfile
 from base64 import b64encode, urlsafe_b64encode
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trustme
 
 import aioruntime as ar
 from aioruntime.errors import EngineError
+from tests.registry.test_hops import ACTIONS
 from tests.support import engines
 from tests.support.hops import HOPS, leaks, staged
 
@@ -29,6 +30,20 @@ if TYPE_CHECKING:
     from tests.support.hops import Hop, Stage
 
 USER, SECRET = "user-canary-1f3b", "password-canary-9d2c4e"
+
+
+async def with_us(hop: Hop, stage: Stage, authority: trustme.CA) -> None:
+    """Do what the hop is about."""
+    options: dict[str, Any] = {}
+    if hop.tls:
+        options["ssl_context"] = ssl.create_default_context()
+        authority.configure_trust(options["ssl_context"])
+    if hop.mirror:
+        options["mirrors"] = {stage.home.origin: [stage.host.origin]}
+    given = {stage.home.origin: ar.Credentials(USER, ar.Secret(SECRET))}
+    async with ar.RegistryClient(credentials=given, retries=0, **options) as client:
+        with suppress(ar.AioRuntimeError):
+            await ACTIONS[hop.action](client, stage, ar.OciRef.parse(stage.image))
 
 
 async def with_skopeo(hop: Hop, stage: Stage, work: Path) -> None:
@@ -90,8 +105,8 @@ async def with_docker(hop: Hop, stage: Stage, client: EngineClient) -> bool:
 
 async def run() -> None:
     """Print a line for each way."""
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
+    authority, tls = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
     async with AsyncExitStack() as stack:
         store = stack.enter_context(tempfile.TemporaryDirectory(prefix="aioruntime-hops-"))
         engine = stack.enter_context(engines.start(engines.FLAVORS["docker-20.10"]))
@@ -99,6 +114,9 @@ async def run() -> None:
         for hop in HOPS:
             told = {}
             with tempfile.TemporaryDirectory(prefix="aioruntime-hops-") as work:
+                async with staged(hop, tls) as stage:
+                    await with_us(hop, stage, authority)
+                    told["aioruntime"] = leaks(stage, [USER, SECRET])
                 async with staged(hop, tls) as stage:
                     await with_skopeo(hop, stage, Path(work))
                     told["skopeo"] = leaks(stage, [USER, SECRET])
