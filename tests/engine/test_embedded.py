@@ -75,8 +75,9 @@ async def test_no_archive_stays(registry: LocalRegistry, podman: Surroundings, t
         assert await in_thread(host.poll, lambda: podman.spooled() == [], 10.0)
 
         (service,) = podman.services()
+        # Early, since what the cancelled load has left in the engine is not sent again.
         with pytest.raises(ar.EngineError):
-            await runtime.pull(image, Watch(lambda: os.kill(service, signal.SIGKILL), half))
+            await runtime.pull(image, Watch(lambda: os.kill(service, signal.SIGKILL), half // 3))
         assert podman.spooled() != []
     assert podman.spooled() == []
     assert podman.left() == []
