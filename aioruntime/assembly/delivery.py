@@ -5,9 +5,10 @@ from __future__ import annotations
 __all__ = ("Delivery", "Sender")
 
 import logging
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -46,6 +47,7 @@ class Delivery:
         arrivals: tells when a layer is there.
         omit: layers that the engine holds.
         inflated: layers that are not compressed, as is known.
+        proof: shows that the image is what its config claims; awaited before it gets its name.
     """
 
     image: ResolvedImage
@@ -53,6 +55,7 @@ class Delivery:
     arrivals: Arrivals
     omit: frozenset[ImageDigest]
     inflated: frozenset[ImageDigest] = frozenset()
+    proof: Callable[[], Coroutine[Any, Any, None]] | None = None
 
 
 class Sender:
@@ -92,6 +95,8 @@ class Sender:
         if pulls_from_here(self._client.capabilities, layers):
             if await self._offered(delivery):
                 return await self._prove(delivery.image)
+            if delivery.proof is not None:  # broken off with the pull
+                await delivery.proof()
         elif delivery.omit:
             try:
                 await self._send(delivery)
@@ -121,7 +126,10 @@ class Sender:
         serving = serve_image(delivery.image, delivery.content, delivery.arrivals, self._progressed)
         async with serving as served:
             try:
-                await served.until_failure(pull_from_here(self._client, served.reference))
+                async with task_group() as tasks:
+                    if delivery.proof is not None:
+                        tasks.start_soon(delivery.proof)
+                    await served.until_failure(pull_from_here(self._client, served.reference))
                 # Also of what it held: only a layer in the store is one that the repository serves.
                 await delivery.arrivals.all_of(delivery.image.layers)
                 await tag_image(self._client, served.reference, self._name)

@@ -6,6 +6,7 @@ __all__ = ("LoadReport", "assemble", "engine_name")
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -190,15 +191,18 @@ class _Assembly:
 
     async def _load(self, layering: Layering, arrivals: Arrivals) -> LoadReport:
         wanted = held_image(self._image, expected_id(self._image, self._capabilities))
-        if self._capabilities.sparse == "any":
-            await check_claims(self._image, self._client, self._memory, arrivals, self._store)
         # An engine that pulls tells by itself what it lacks.
         told = pulls_from_here(self._capabilities, wanted.layers) and layering == "keep"
         confirmed = [] if told else await self._confirmed(wanted, arrivals)
         plan = plan_load(wanted, confirmed, self._capabilities, layering)
+        check = partial(check_claims, self._image, self._client, self._memory, arrivals, self._store)
+        beside = told and plan.merge_from is None
+        if self._capabilities.sparse == "any" and not beside:
+            await check()
         if plan.merge_from is None:
             sent = without_urls(self._image)
-            held = await self._sender.deliver(Delivery(sent, self._store, arrivals, plan.omit))
+            proof = check if beside else None
+            held = await self._sender.deliver(Delivery(sent, self._store, arrivals, plan.omit, proof=proof))
             return await self._loaded(_as_asked_for(held, wanted))
         sizes = [layer.size for layer in self._image.layers]
         groups = merge_groups(sizes, plan.merge_from, self._capabilities)
