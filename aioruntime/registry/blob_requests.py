@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+from aioruntime.registry.failures import CHECK_BLOB
 from aioruntime.registry.origins import parse_url
 from aioruntime.registry.verify import surplus
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from aioruntime.registry.places import Places
     from aioruntime.registry.requests import Requests
 
-_CHECK_BLOB = "the registry may have deleted it; resolve the image again"
 # A whole blob, a range, and that there is no such range: what the reader of the blob goes on with.
 _ANSWERS = (200, 206, 416)
 
@@ -81,7 +81,7 @@ class BlobRequests:
         async with AsyncExitStack() as opened:
             answer = await opened.enter_async_context(opening)
             if answer.status not in _ANSWERS:
-                raise await answer.error(_CHECK_BLOB)
+                raise await answer.error(CHECK_BLOB)
             answer.check_encoding()
             if answer.status == 200 and (answer.length or 0) > self._layer.size:
                 raise surplus(self._what, answer.host, answer.length or 0, self._layer.size)

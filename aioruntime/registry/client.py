@@ -33,9 +33,7 @@ from aioruntime.registry.resolve import fetch_document, has_blob, has_manifest, 
 from aioruntime.registry.retry import Retry
 from aioruntime.registry.tags import list_tags
 from aioruntime.registry.uploads import Destination
-from aioruntime.registry.verify import (
-    check_digest,
-)
+from aioruntime.registry.verify import check_digest
 
 if TYPE_CHECKING:
     import ssl

@@ -5,7 +5,7 @@ Follows "Error Codes" of the OCI distribution specification, and RFC 9110, 10.2.
 
 from __future__ import annotations
 
-__all__ = ("ERROR_BODY_LIMIT", "error_for", "http_date", "retry_after_of")
+__all__ = ("CHECK_BLOB", "CHECK_NAME", "ERROR_BODY_LIMIT", "error_for", "http_date", "retry_after_of")
 
 import re
 from datetime import UTC, datetime
@@ -19,6 +19,12 @@ from aioruntime.errors import NotFound, RateLimited, RegistryError, Unauthorized
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+CHECK_NAME = "check the repository's name, and the tag or digest"
+"""What to check where a manifest is not found."""
+
+CHECK_BLOB = "the registry may have deleted it; resolve the image again"
+"""What to do where a blob is not found."""
 
 ERROR_BODY_LIMIT = 64 * 1024
 """Bytes of an error's body that are looked at."""

@@ -15,6 +15,7 @@ import anyio
 
 from aioruntime.errors import RegistryError
 from aioruntime.progress import LayerProgress
+from aioruntime.registry.failures import CHECK_NAME
 from aioruntime.registry.uploads import Destination, Pieces, Upload, UploadLost, check_answer
 from aioruntime.tasks import task_group
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 # Each holds a piece in memory.
 _UPLOADS = 8
-_CHECK_NAME = "check the repository's name, and the tag or digest"
 
 
 class BlobReader(Protocol):
@@ -115,7 +115,7 @@ class _Push:
         async def put() -> None:
             async with self._to.open("PUT", url, what, fields, body=Pieces(manifest)) as answer:
                 if not 200 <= answer.status < 300:
-                    raise await answer.error(_CHECK_NAME)
+                    raise await answer.error(CHECK_NAME)
                 check_answer(answer, digest, what)
 
         await self._to.retry(put)

@@ -7,6 +7,7 @@ __all__ = ("Requests",)
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from aioruntime.registry.failures import CHECK_NAME
 from aioruntime.registry.origins import same_origin
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from aioruntime.registry.auth import Authenticator
     from aioruntime.registry.endpoints import Endpoint
     from aioruntime.registry.http import Http, Method
-
-_CHECK_NAME = "check the repository's name, and the tag or digest"
 
 
 class Requests:
@@ -74,7 +73,7 @@ class Requests:
             if answer.status != 401 or not answer.at_origin or not endpoint:
                 yield answer
                 return
-            denied = await answer.error(_CHECK_NAME)
+            denied = await answer.error(CHECK_NAME)
             challenges = answer.challenges
         authorization = await self._authenticator.answer(endpoint, challenges, authorization, what, scopes)
         if authorization is None:

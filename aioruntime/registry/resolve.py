@@ -16,6 +16,7 @@ from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import Manifest, choose_manifest, decode_config, decode_document
 from aioruntime.oci.image import ResolvedImage, layers_of
 from aioruntime.oci.platform import Platform
+from aioruntime.registry.failures import CHECK_BLOB, CHECK_NAME
 from aioruntime.registry.served import Document, known_document, named_document
 from aioruntime.registry.verify import (
     check_declared,
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 _MANIFEST_LIMIT = 4 * 1024 * 1024
 _CONFIG_LIMIT = 16 * 1024 * 1024
 _INDEX_DEPTH = 3
-_CHECK_NAME = "check the repository's name, and the tag or digest"
-_CHECK_BLOB = "the registry may have deleted it; resolve the image again"
 _ACCEPT = {"Accept": ", ".join(media_types.ACCEPTED)}
 
 
@@ -127,7 +126,7 @@ async def _document(
     url = endpoint.url(f"manifests/{selector}")
     async with requests.open("GET", url, endpoint, what, _ACCEPT) as answer:
         if answer.status != 200:
-            raise await answer.error(_CHECK_NAME)
+            raise await answer.error(CHECK_NAME)
         raw = await answer.read(_MANIFEST_LIMIT)
     pinned = ImageDigest(selector) if ":" in selector else None
     if pinned is not None:
@@ -143,7 +142,7 @@ async def _config(requests: Requests, image: OciRef, descriptor: Descriptor, pla
     url = endpoint.url(f"blobs/{descriptor.digest}")
     async with requests.open("GET", url, endpoint, what) as answer:
         if answer.status != 200:
-            raise await answer.error(_CHECK_BLOB)
+            raise await answer.error(CHECK_BLOB)
         raw = await answer.read(_CONFIG_LIMIT)
     check_size(raw, descriptor.size, what, answer.host)
     check_digest(raw, descriptor.digest, what, answer.host)
@@ -160,7 +159,7 @@ async def has_manifest(requests: Requests, image: OciRef, place: Place) -> None:
             if answer.status == 200:
                 return
             if (method, answer.status) != ("HEAD", 405):
-                raise await answer.error(_CHECK_NAME)
+                raise await answer.error(CHECK_NAME)
 
 
 async def has_blob(requests: Requests, image: OciRef, layer: LayerSpec, place: Place) -> None:
@@ -169,4 +168,4 @@ async def has_blob(requests: Requests, image: OciRef, layer: LayerSpec, place: P
     url = endpoint.url(f"blobs/{layer.digest}")
     async with requests.open("HEAD", url, endpoint, f"{image}: layer {layer.digest}") as answer:
         if answer.status != 200:
-            raise await answer.error(_CHECK_BLOB)
+            raise await answer.error(CHECK_BLOB)
