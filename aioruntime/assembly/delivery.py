@@ -19,7 +19,14 @@ from aioruntime.assembly.image_archive import ImageArchive, expected_id
 from aioruntime.assembly.loopback import is_served, serve_image, served_port
 from aioruntime.assembly.plan import HeldImage, held_image, inflated_for, pulls_from_here
 from aioruntime.engine.images import inspect_image, load_image, pull_from_here, remove_image, tag_image
-from aioruntime.errors import EngineDiskFull, EngineError, ImageLoadFailed, ImageNotFound, StreamTruncated
+from aioruntime.errors import (
+    AioRuntimeError,
+    EngineDiskFull,
+    EngineError,
+    ImageLoadFailed,
+    ImageNotFound,
+    StreamTruncated,
+)
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.image import ResolvedImage
 from aioruntime.tasks import task_group, to_completion
@@ -124,12 +131,24 @@ class Sender:
 
     async def _offer(self, delivery: Delivery) -> None:
         serving = serve_image(delivery.image, delivery.content, delivery.arrivals, self._progressed)
+        refuted: list[AioRuntimeError] = []
+
+        async def prove(proof: Callable[[], Coroutine[Any, Any, None]]) -> None:
+            try:
+                await proof()
+            except AioRuntimeError as exc:
+                # The pull goes on to its end: containerd keeps half of one that was broken off for a day,
+                # and takes layers for held then whose blobs it has removed.
+                refuted.append(exc)
+
         async with serving as served:
             try:
                 async with task_group() as tasks:
                     if delivery.proof is not None:
-                        tasks.start_soon(delivery.proof)
+                        tasks.start_soon(prove, delivery.proof)
                     await served.until_failure(pull_from_here(self._client, served.reference))
+                if refuted:
+                    raise refuted[0]
                 # Also of what it held: only a layer in the store is one that the repository serves.
                 await delivery.arrivals.all_of(delivery.image.layers)
                 await tag_image(self._client, served.reference, self._name)
