@@ -17,6 +17,8 @@
     │   ├── DigestMismatch                 bytes or a document are not those that the digest names
     │   ├── SizeMismatch                   more or fewer bytes than declared
     │   ├── LayersMissing(digests)         blobs that have to be fetched first
+    │   ├── NotStored                      no image of that name in the store
+    │   ├── StoreBusy                      somebody else is at it, and waiting was not wanted
     │   └── StoreFull(need, have)          no space left on the store's disk
     ├── EngineError(status, message)       Docker or Podman answered with an error
     │   ├── EngineUnavailable              no engine could be reached
@@ -47,11 +49,13 @@ __all__ = (
     "InvalidSpec",
     "LayersMissing",
     "NotFound",
+    "NotStored",
     "RateLimited",
     "RegistryError",
     "RequestRefused",
     "RunError",
     "SizeMismatch",
+    "StoreBusy",
     "StoreError",
     "StoreFull",
     "StreamTruncated",
@@ -206,6 +210,14 @@ class LayersMissing(StoreError):
     def __init__(self, message: str, *, digests: Sequence[str]) -> None:
         super().__init__(message)
         self.digests = tuple(digests)
+
+
+class NotStored(StoreError):
+    """The store has no image of that name or digest."""
+
+
+class StoreBusy(StoreError):
+    """Another task or process is at it; the message tells which, as far as that can be seen."""
 
 
 class StoreFull(StoreError):

@@ -219,10 +219,25 @@ def replace(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
-def rename(old: Path, new: Path) -> None:
-    """Give a file a new name, in place of what has that name; `sync_directory` makes it durable."""
+def rename(old: Path, new: Path, *, missing_ok: bool = False) -> bool:
+    """Give a file a new name, in place of what has that name; `sync_directory` makes it durable.
+
+    Args:
+        old: its name.
+        new: the name that it gets.
+        missing_ok: whether *old* may be gone.
+
+    Returns:
+        Whether it was there.
+    """
     with _telling(new):
-        os.rename(old, new)
+        try:
+            os.rename(old, new)
+        except FileNotFoundError:
+            if not missing_ok or os.path.lexists(old):
+                raise
+            return False
+    return True
 
 
 def unlink(path: Path) -> None:

@@ -4,8 +4,12 @@ Follows ``image-layout.md`` of the OCI image specification::
 
     oci-layout  index.json  blobs/<algorithm>/<hex>     the layout, for every tool to read
     ingest/<algorithm>-<hex>                            a blob being written; its lock is on this file
-    aioruntime/lock  aioruntime/<name>.json             lock of index.json and of our notes; the notes
+    aioruntime/lock  aioruntime/<name>.json             lock of all that is listed here, but blobs; our notes
+    aioruntime/images.json                              the named images, from which index.json is made
     aioruntime/<name>.lock                              held by whoever does what only one may do at a time
+    aioruntime/leases/<random>                          digests in use; its owner holds a lock on it
+    aioruntime/used/<algorithm>-<hex>                   its time is when the image was last used
+    aioruntime/damaged/<name>.<random>                  what was put aside
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 __all__ = ("Layout",)
 
 import re
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +78,31 @@ class Layout:
         if _NOTE_NAME.fullmatch(name) is None:
             raise InvalidSpec(f"not a note's name: {one_line(repr(name))}; use a-z, 0-9, '.', '_' and '-'")
         return self.root / "aioruntime" / f"{name}.{kind}"
+
+    @property
+    def images(self) -> Path:
+        """The record of named images."""
+        return self.root / "aioruntime" / "images.json"
+
+    @property
+    def leases(self) -> Path:
+        """The directory of leases."""
+        return self.root / "aioruntime" / "leases"
+
+    def used(self, digest: ImageDigest) -> Path:
+        """The file whose time tells when the image of that digest was last used."""
+        return self.root / "aioruntime" / "used" / f"{digest.algorithm}-{digest.hex}"
+
+    @property
+    def damaged(self) -> Path:
+        """The directory of what was put aside."""
+        return self.root / "aioruntime" / "damaged"
+
+    def put_aside(self, path: Path) -> None:
+        """Move what is at *path*, of whatever kind, to where `damaged` files are; harmless if it is gone."""
+        files.make_directory(self.damaged, 0o700)
+        if files.rename(path, self.damaged / f"{path.name}.{secrets.token_hex(4)}", missing_ok=True):
+            files.sync_directory(path.parent)
 
     @property
     def scratch(self) -> Path:
