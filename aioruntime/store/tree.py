@@ -1,0 +1,119 @@
+"""What an image consists of (L2, blocking): its blobs, from the documents that name them.
+
+Follows ``image-index.md`` and ``manifest.md`` of the OCI image specification, leniently: what other tools
+put into the store is listed too, also if it is no image that could be run.
+"""
+
+from __future__ import annotations
+
+__all__ = ("Tree", "read_tree")
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from aioruntime.errors import DigestMismatch, LayersMissing
+from aioruntime.oci.digest import ImageDigest
+from aioruntime.oci.documents import digest_hook
+from aioruntime.store import blobs, files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aioruntime.store.layout import Layout
+
+_DOCUMENT_LIMIT = 16 * 2**20
+_COUNT_LIMIT = 1_000_000
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The blobs of an image.
+
+    Args:
+        blobs: their digests, each once, that of the manifest or index first. What an index lists but the
+            store has not, such as the images of other platforms, is left out.
+        sizes: the bytes that each has, as the document that names it says.
+        missing: those of *blobs* that are not in the store, not with that size, or damaged documents.
+    """
+
+    blobs: tuple[ImageDigest, ...]
+    sizes: dict[ImageDigest, int]
+    missing: tuple[ImageDigest, ...]
+
+
+class _Role(enum.Enum):
+    ROOT = enum.auto()
+    CHILD = enum.auto()  # of an index: a document, which need not be there
+    LEAF = enum.auto()
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    digest: ImageDigest
+    size: int | None = None
+
+
+def read_tree(layout: Layout, digest: ImageDigest) -> Tree:
+    """List the blobs of an image in the store; a blob that is no document is all there is to it.
+
+    Documents of up to 16 MiB are read, their hash checked; of other blobs only the size is looked at. At most
+    1,000,000 blobs are listed.
+
+    Args:
+        layout: the store's paths.
+        digest: of a manifest or an index, in the store or not.
+
+    Raises:
+        StoreError: a document can't be read, which does not tell that it is missing.
+    """
+    sizes: dict[ImageDigest, int] = {}
+    missing: dict[ImageDigest, None] = {}
+    read: set[ImageDigest] = set()
+    todo = [(_Role.ROOT, _Entry(digest))]
+    while todo and len(sizes) < _COUNT_LIMIT:
+        role, entry = todo.pop()
+        if entry.digest in (sizes if role is _Role.LEAF else read):
+            continue
+        found = files.lookup(layout.blob(entry.digest))
+        if found is None and role is _Role.CHILD:
+            continue
+        size = found.size if found else 0
+        sizes.setdefault(entry.digest, size if entry.size is None else entry.size)
+        sound = found is not None and found.regular
+        if sound and role is not _Role.LEAF:
+            read.add(entry.digest)
+            children = _children(layout, entry.digest) if size <= _DOCUMENT_LIMIT else []
+            sound = children is not None
+            todo += reversed(children or ())
+        if not sound or size != sizes[entry.digest]:
+            missing[entry.digest] = None
+    return Tree(tuple(sizes), sizes, tuple(missing))
+
+
+def _children(layout: Layout, digest: ImageDigest) -> list[tuple[_Role, _Entry]] | None:
+    """List what a document names; None if it is damaged."""
+    try:
+        members = _decoded(blobs.read(layout, digest, _DOCUMENT_LIMIT), dict[str, msgspec.Raw])
+    except (LayersMissing, DigestMismatch):
+        return None
+    return list(_named(members)) if members else []
+
+
+def _named(members: dict[str, msgspec.Raw]) -> Iterator[tuple[_Role, _Entry]]:
+    if (config := _decoded(members.get("config"), _Entry)) is not None:
+        yield _Role.LEAF, config
+    for member in ("manifests", "layers", "blobs"):
+        role = _Role.CHILD if member == "manifests" else _Role.LEAF
+        for raw in _decoded(members.get(member), list[msgspec.Raw]) or ():
+            if (entry := _decoded(raw, _Entry)) is not None:
+                yield role, entry
+
+
+def _decoded(raw: bytes | msgspec.Raw | None, kind: type[_T]) -> _T | None:
+    try:
+        return None if raw is None else msgspec.json.decode(raw, type=kind, dec_hook=digest_hook)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
