@@ -61,20 +61,23 @@ async def compose(
     here = session.client.capabilities.platform
     images = [(shown(target), await kept_image(session, target)) for target in targets]
     platform = one_platform(images, here)
-    await check_there(store, layers, "the added layers", "ensure_layers")
-    try:
-        sources = [Source.image(shown, image) for shown, image in images]
-        stack = stack_layers([*sources, *await _measured(store, layers)])
-        conflicts = await find_conflicts(store, stack, str(name), progress)
-    except DigestMismatch:
-        # A blob rotted on disk: without it, the next pull fetches it again.
-        for layer in (*layers, *(layer for _, image in images for layer in image.layers)):
-            await store.discard_damaged(layer.digest)
-        raise
-    document = compose_config([image for _, image in images], platform, config)
-    image = derive_image(name, document, stack.layers)
-    await keep_image(store, image)
-    loaded = await session.assemble(image, progress, "keep")
+    needed = (*layers, *(layer for _, image in images for layer in image.layers))
+    async with store.lease([layer.digest for layer in needed]):
+        await check_there(store, layers, "the added layers", "ensure_layers")
+        try:
+            sources = [Source.image(shown, image) for shown, image in images]
+            stack = stack_layers([*sources, *await _measured(store, layers)])
+            conflicts = await find_conflicts(store, stack, str(name), progress)
+        except DigestMismatch:
+            # A blob rotted on disk: without it, the next pull fetches it again.
+            for layer in needed:
+                await store.discard_damaged(layer.digest)
+            raise
+        document = compose_config([image for _, image in images], platform, config)
+        image = derive_image(name, document, stack.layers)
+        async with session.using(image):
+            await keep_image(store, image)
+            loaded = await session.assemble(image, progress, "keep")
     composed = ComposedImage(ImageRef(loaded.name, image.digest), conflicts)
     return Composed(composed, len(stack.layers), stack.shared, loaded)
 

@@ -222,7 +222,8 @@ class EngineRuntime:
             await self._check_urls(layers)
         reference = _reference(image) if image is not None else None
         with finishing(progress):
-            fetched = await self._open.fetch(layers, reference, progress)
+            async with self.store.lease([layer.digest for layer in layers]):
+                fetched = await self._open.fetch(layers, reference, progress)
         progress.finish(f"{len(fetched.fetched)} of {fetched.wanted} layers fetched")
 
     async def assemble_image(
@@ -245,11 +246,13 @@ class EngineRuntime:
         if found is None or not kept:
             found = await self._open.registry.resolve(reference, runs_on, documents=self.store)
             check_layers(found, wanted)
-            await self._open.prove_served(found)
         with finishing(progress):
-            loaded = await self._open.assemble(found, progress, layering)
-            if not kept:  # last, since what is kept counts as proved
-                await keep_image(self.store, found)
+            async with self._open.using(found):
+                if not kept:
+                    await self._open.prove_served(found)
+                loaded = await self._open.assemble(found, progress, layering)
+                if not kept:  # last, since what is kept counts as proved
+                    await keep_image(self.store, found)
         progress.finish(f"{reference}: {self._told(loaded)}")
         return ImageRef(loaded.name, found.digest)
 

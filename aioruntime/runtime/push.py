@@ -35,15 +35,16 @@ async def push(
         to = replace(name, digest=image.manifest_digest if only_pinned else None)
     config = image.manifest.config
     try:
-        return await session.registry.push(
-            to,
-            image.raw_manifest,
-            image.manifest.media_type or media_types.OCI_MANIFEST,
-            [*image.layers, LayerSpec(config.digest, config.size, config.media_type)],
-            session.store,
-            mounts=await mount_sources(session.store, to),
-            progress=progress,
-        )
+        async with session.using(image):
+            return await session.registry.push(
+                to,
+                image.raw_manifest,
+                image.manifest.media_type or media_types.OCI_MANIFEST,
+                [*image.layers, LayerSpec(config.digest, config.size, config.media_type)],
+                session.store,
+                mounts=await mount_sources(session.store, to),
+                progress=progress,
+            )
     except DigestMismatch:
         # A blob may have rotted on disk: without it, the next pull fetches it again.
         for layer in image.layers:

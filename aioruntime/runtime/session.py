@@ -27,6 +27,7 @@ from aioruntime.tasks import task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from aioruntime.oci.image import LayerSpec, ResolvedImage
     from aioruntime.oci.reference import OciRef
@@ -71,6 +72,12 @@ class Session:
             arrivals=arrivals,
         )
 
+    def using(self, image: ResolvedImage) -> AbstractAsyncContextManager[None]:
+        """Keep all that *image* consists of from being collected, within a context."""
+        documents = (image.manifest_digest, image.manifest.config.digest)
+        layers = (layer.digest for layer in image.layers)
+        return self.store.lease([*documents, *layers], image=image.manifest_digest)
+
     async def prove_served(self, image: ResolvedImage) -> None:
         """Make sure that the layers of *image* in the store are such that its repository serves."""
         await prove_served(
@@ -112,7 +119,7 @@ class Session:
         async def load() -> None:
             loaded.append(await self.assemble(image, progress, layering, arrivals))
 
-        async with task_group() as group:
+        async with self.using(image), task_group() as group:
             group.start_soon(load)
             fetched = await self.fetch(image.layers, image.reference, progress, arrivals)
             await keep_image(self.store, image)

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ("BlobReader", "digests", "holds", "open_blob", "read", "remove_damaged", "skim_damaged")
+__all__ = (
+    "ALGORITHMS",
+    "BlobReader",
+    "digests",
+    "holds",
+    "open_blob",
+    "read",
+    "remove_damaged",
+    "skim_damaged",
+)
 
 import errno
 from typing import TYPE_CHECKING
@@ -16,7 +25,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 2**20
 _SKIMMED_AT_ONCE = 32 * _CHUNK
-_ALGORITHMS = ("sha256", "sha512")
+ALGORITHMS = ("sha256", "sha512")
 
 
 def open_blob(layout: Layout, digest: ImageDigest) -> files.File:
@@ -178,7 +187,7 @@ def remove_damaged(layout: Layout, digest: ImageDigest, seen: files.Status | Non
 def digests(layout: Layout) -> list[ImageDigest]:
     """List what has a blob's name, sorted."""
     found = []
-    for algorithm in _ALGORITHMS:
+    for algorithm in ALGORITHMS:
         for name in files.names_in(layout.blobs(algorithm)):
             try:
                 found.append(ImageDigest(f"{algorithm}:{name}"))

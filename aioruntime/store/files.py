@@ -13,12 +13,15 @@ __all__ = (
     "lookup",
     "make_directory",
     "names_in",
+    "open_existing",
     "open_locked",
     "open_regular",
     "open_scratch",
     "rename",
     "replace",
+    "scan",
     "sync_directory",
+    "touch",
     "unlink",
 )
 
@@ -143,6 +146,7 @@ class Status:
     device: int
     inode: int
     changed_ns: int
+    modified_ns: int
 
     def same_file(self, other: Status) -> bool:
         """Tell whether both are of one file, whatever its content."""
@@ -151,7 +155,7 @@ class Status:
 
 def _status(found: os.stat_result) -> Status:
     regular = stat.S_ISREG(found.st_mode)
-    return Status(regular, found.st_size, found.st_dev, found.st_ino, found.st_ctime_ns)
+    return Status(regular, found.st_size, found.st_dev, found.st_ino, found.st_ctime_ns, found.st_mtime_ns)
 
 
 def lookup(path: Path) -> Status | None:
@@ -168,6 +172,15 @@ def open_regular(path: Path) -> File | None:
     with _telling(path):
         try:
             return _regular(os.open(path, os.O_RDONLY | _FLAGS), path)
+        except FileNotFoundError:
+            return None
+
+
+def open_existing(path: Path) -> File | None:
+    """Open a file for reading and writing; None if nothing is there."""
+    with _telling(path):
+        try:
+            return _regular(os.open(path, os.O_RDWR | _FLAGS), path)
         except FileNotFoundError:
             return None
 
@@ -199,10 +212,18 @@ def _regular(fd: int, path: Path) -> File:
     return File(fd, path)
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: bytes, *, over: Status | None = None) -> bool:
     """Put *data* at *path*, so that readers and a power cut find the old content or the new, never a mix.
 
     The caller holds a lock that keeps others from doing the same.
+
+    Args:
+        path: the file.
+        data: its new content.
+        over: what to replace; if something else is at *path* by then, it stays. None for whatever is there.
+
+    Returns:
+        Whether it was replaced.
     """
     temporary = path.with_name(f".{path.name}.new")
     unlink(temporary)
@@ -212,11 +233,15 @@ def replace(path: Path, data: bytes) -> None:
         with File(fd, temporary) as file:
             file.write_at(0, data, len(data))
             file.sync(len(data))
+        if over is not None and lookup(path) != over:
+            unlink(temporary)
+            return False
         rename(temporary, path)
     except BaseException:
         unlink(temporary)
         raise
     sync_directory(path.parent)
+    return True
 
 
 def rename(old: Path, new: Path, *, missing_ok: bool = False) -> bool:
@@ -280,6 +305,37 @@ def make_directory(path: Path, mode: int = 0o777) -> None:
         # A directory above the store may be closed to us for reading; the system syncs it in its time.
         with suppress(PermissionError):
             _sync_directory(path.parent)
+
+
+def touch(path: Path, *, make: bool = True) -> None:
+    """Set a file's time to now.
+
+    Args:
+        path: the file.
+        make: whether it is made if it is not there.
+    """
+    with _telling(path):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | _FLAGS, 0o666) if make else None
+        try:
+            os.utime(path if fd is None else fd)
+        except FileNotFoundError:
+            pass
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+
+def scan(path: Path) -> Iterator[tuple[str, Status]]:
+    """Give the names in a directory, and what each names, in no order; nothing if it is not there."""
+    with _telling(path):
+        try:
+            entries = os.scandir(path)
+        except FileNotFoundError:
+            return
+        with entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    yield entry.name, _status(entry.stat(follow_symlinks=False))
 
 
 def names_in(path: Path) -> list[str]:

@@ -6,17 +6,24 @@ Members and entries that are not understood are kept as they are.
 
 from __future__ import annotations
 
-__all__ = ("EMPTY", "REF_NAME", "references", "with_reference")
+__all__ = ("EMPTY", "REF_NAME", "NotAnIndex", "listed", "updated")
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aioruntime.errors import InvalidSpec, StoreError, one_line
+from aioruntime.errors import StoreError, one_line
 from aioruntime.oci.documents import Descriptor, digest_hook
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
 
 REF_NAME = "org.opencontainers.image.ref.name"
 EMPTY = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
+
+
+class NotAnIndex(StoreError):
+    """The bytes are none of an index."""
 
 
 class _Entry(msgspec.Struct):
@@ -25,59 +32,63 @@ class _Entry(msgspec.Struct):
     annotations: dict[str, msgspec.Raw] | None = None
 
 
-def references(raw: bytes | None, source: str) -> dict[str, Descriptor]:
-    """List the named images in an index.
+class _Pointer(msgspec.Struct):
+    """The part of an entry that tells its digest."""
+
+    digest: str
+
+
+def listed(raw: bytes | None, source: str) -> dict[str, Descriptor]:
+    """List the images in an index.
 
     Args:
         raw: the index's bytes; None if there is none.
         source: the index's path, for messages.
 
     Returns:
-        Descriptors by name. Of several with one name the first counts, as in other tools.
+        Descriptors by name, or by digest where an entry has no name. Of several with one name the first
+        counts, as in other tools.
 
     Raises:
-        StoreError: *raw* is not an index.
+        NotAnIndex: *raw* is not an index.
     """
     found: dict[str, Descriptor] = {}
     for entry in _entries(_members(raw, source), source):
         name = _name(entry)
-        if name is None or name in found:
+        if name in found:
             continue
         try:
-            found[name] = msgspec.json.decode(entry, type=Descriptor, dec_hook=digest_hook)
+            descriptor = msgspec.json.decode(entry, type=Descriptor, dec_hook=digest_hook)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue  # of a kind that we can't use, such as another hash algorithm
+        found.setdefault(descriptor.digest if name is None else name, descriptor)
     return found
 
 
-def with_reference(raw: bytes | None, name: str, descriptor: Descriptor, source: str) -> bytes:
-    """Return the index with *name* naming *descriptor*, all else in it unchanged.
+def updated(raw: bytes | None, named: Mapping[str, Descriptor], gone: Collection[str], source: str) -> bytes:
+    """Return the index with some names in it and some not, all else unchanged.
 
     Args:
         raw: the index's bytes; None if there is none.
-        name: what other tools find the image by, such as ``docker.io/library/ubuntu:22.04``.
-        descriptor: of a manifest or an index in the store.
+        named: what other tools shall find, by name, such as ``docker.io/library/ubuntu:22.04``.
+        gone: names, or digests of entries without a name, that shall not be there.
         source: the index's path, for messages.
 
     Raises:
-        StoreError: *raw* is not an index.
-        InvalidSpec: *name* is empty.
+        NotAnIndex: *raw* is not an index.
     """
-    if not name:
-        raise InvalidSpec("an image in the store needs a name that is not empty")
     members = _members(raw, source)
-    entry = msgspec.Raw(_encoded(name, descriptor))
+    left = {name: msgspec.Raw(_encoded(name, descriptor)) for name, descriptor in named.items()}
     entries: list[msgspec.Raw] = []
-    placed = False
     for old in _entries(members, source):
-        if _name(old) != name:
+        name = _name(old)
+        if (name or _digest(old)) in gone:
+            continue
+        if name is None or name not in named:
             entries.append(old)
-        elif not placed:
-            entries.append(entry)
-            placed = True
-    if not placed:
-        entries.append(entry)
-    return msgspec.json.encode({**members, "manifests": entries})
+        elif name in left:
+            entries.append(left.pop(name))
+    return msgspec.json.encode({**members, "manifests": [*entries, *left.values()]})
 
 
 def _encoded(name: str, descriptor: Descriptor) -> bytes:
@@ -109,9 +120,7 @@ def _decoded(raw: bytes | msgspec.Raw, kind: Any, source: str) -> Any:
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise StoreError(
-            f"{source} is not an image index ({one_line(str(exc))}); move it away, then pull the images again"
-        ) from exc
+        raise NotAnIndex(f"{source} is not an image index: {one_line(str(exc))}") from exc
 
 
 def _name(entry: msgspec.Raw) -> str | None:
@@ -119,4 +128,11 @@ def _name(entry: msgspec.Raw) -> str | None:
         annotations = msgspec.json.decode(entry, type=_Entry).annotations or {}
         return msgspec.json.decode(annotations[REF_NAME], type=str)
     except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _digest(entry: msgspec.Raw) -> str | None:
+    try:
+        return msgspec.json.decode(entry, type=_Pointer).digest
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

@@ -91,7 +91,12 @@ class Layout:
 
     def used(self, digest: ImageDigest) -> Path:
         """The file whose time tells when the image of that digest was last used."""
-        return self.root / "aioruntime" / "used" / f"{digest.algorithm}-{digest.hex}"
+        return self.used_files / f"{digest.algorithm}-{digest.hex}"
+
+    @property
+    def used_files(self) -> Path:
+        """The directory of those files."""
+        return self.root / "aioruntime" / "used"
 
     @property
     def damaged(self) -> Path:
@@ -105,8 +110,8 @@ class Layout:
             files.sync_directory(path.parent)
 
     @property
-    def scratch(self) -> Path:
-        """The directory of files without a name."""
+    def ingest(self) -> Path:
+        """The directory of blobs being written, and of files without a name."""
         return self.root / "ingest"
 
     def prepare(self) -> bool:
@@ -145,6 +150,10 @@ class Layout:
     def _lock(self) -> Path:
         return self.root / "aioruntime" / "lock"
 
+    def lock(self) -> files.File | None:
+        """Take the store's lock, for a moment; None if another holds it and we must wait."""
+        return files.open_locked(self._lock) if self.prepare() else None
+
     def update(self, path: Path, change: Callable[[bytes | None], bytes]) -> bytes | None:
         """Replace a small document under the store's lock; None if another holds it and we must wait.
 
@@ -152,7 +161,7 @@ class Layout:
             path: the document.
             change: gets the present content, None if there is none, and returns the new.
         """
-        lock = files.open_locked(self._lock) if self.prepare() else None
+        lock = self.lock()
         if lock is None:
             return None
         with lock:

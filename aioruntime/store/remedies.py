@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("explained", "is_full", "not_a_file")
+__all__ = ("can_not_write", "explained", "is_full", "not_a_file")
 
 import errno
 from typing import TYPE_CHECKING
@@ -34,6 +34,12 @@ _REMEDIES = {
 def is_full(exc: OSError) -> bool:
     """Tell whether *exc* says that the disk or the user's quota is full."""
     return exc.errno in _FULL
+
+
+def can_not_write(exc: StoreError) -> bool:
+    """Tell whether *exc* says that the store is there, but not for us to write."""
+    cause = exc.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def not_a_file(path: Path) -> StoreError:

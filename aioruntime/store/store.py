@@ -10,20 +10,29 @@ from __future__ import annotations
 __all__ = ("ImageStore",)
 
 import os
+import time
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from aioruntime.errors import DigestMismatch, InvalidSpec, LayersMissing
-from aioruntime.store import blobs, files, index
+from aioruntime.errors import DigestMismatch, InvalidSpec, LayersMissing, NotStored
+from aioruntime.store import blobs, files
+from aioruntime.store.collect import collect
 from aioruntime.store.ingest import Ingest
 from aioruntime.store.layout import Layout
+from aioruntime.store.lease import Lease
+from aioruntime.store.names import Named, change_names, read_names
 from aioruntime.store.partial import Claim, Partial, put
+from aioruntime.store.prune import plan_prune, plan_removal
+from aioruntime.store.report import stored_blobs, stored_images, usage_of
 from aioruntime.store.scratch import Scratch
 from aioruntime.store.stream import as_stream
+from aioruntime.store.survey import survey
 from aioruntime.store.threads import Threads
 from aioruntime.store.turn import Turn
+from aioruntime.store.values import PruneReport
 from aioruntime.store.verify import damaged_blobs, discard_damaged
 
 if TYPE_CHECKING:
@@ -32,6 +41,10 @@ if TYPE_CHECKING:
     from aioruntime.oci.digest import ImageDigest
     from aioruntime.oci.documents import Descriptor
     from aioruntime.oci.image import LayerSpec
+    from aioruntime.oci.reference import OciRef
+    from aioruntime.store.prune import Plan
+    from aioruntime.store.survey import Survey
+    from aioruntime.store.values import StoredBlob, StoredImage, StoreUsage
 
 _READ_LIMIT = 16 * 2**20
 
@@ -190,16 +203,16 @@ class ImageStore:
         """Return the named images in the store, those of other tools included.
 
         Raises:
-            StoreError: ``index.json`` can't be read or is not an index.
+            StoreError: the list of names can't be read.
         """
-        raw = await self._threads.run(self._layout.read, self._layout.index)
-        return index.references(raw, str(self._layout.index))
+        named = await self._threads.run(read_names, self._layout)
+        return {name: found for name, found in named.images.items() if name != found.digest}
 
     async def reference(self, name: str) -> Descriptor | None:
         """Return what *name* names in the store; None if nothing.
 
         Raises:
-            StoreError: ``index.json`` can't be read or is not an index.
+            StoreError: the list of names can't be read.
         """
         return (await self.references()).get(name)
 
@@ -208,21 +221,107 @@ class ImageStore:
 
         Args:
             name: the full reference, such as ``docker.io/library/ubuntu:22.04``.
-            descriptor: of the manifest or index; it gets the name as annotation.
+            descriptor: of the manifest or index; other tools find the name beside it.
 
         Raises:
+            InvalidSpec: *name* is empty.
             LayersMissing: the manifest or index is not in the store.
-            StoreError: ``index.json`` can't be read or written, or is not an index.
+            StoreError: the list of names can't be read or written.
         """
-        await self._update(self._layout.index, partial(self._named, name, descriptor))
+        if not name:
+            raise InvalidSpec("an image in the store needs a name that is not empty")
+        await self._change_names(partial(self._named, name, descriptor))
 
-    def _named(self, name: str, descriptor: Descriptor, raw: bytes | None) -> bytes:
+    def _named(self, name: str, descriptor: Descriptor, named: Named) -> Named:
         digest = descriptor.digest
         if not self._has(digest, descriptor.size):
             raise LayersMissing(f"{name}: {digest} is not in the store; put it there first", digests=[digest])
         # Another process may have made that blob a moment ago; no name may outlast what it names.
         files.sync_directory(self._layout.blob(digest).parent)
-        return index.with_reference(raw, name, descriptor, str(self._layout.index))
+        return named.having(name, descriptor)
+
+    async def _change_names(self, change: Callable[[Named], Named]) -> None:
+        attempt = partial(change_names, self._layout, change)
+        await self._threads.poll(attempt, str(self._layout.index), singly=True)
+
+    async def images(self) -> list[StoredImage]:
+        """List the named images, by name, those of other tools included.
+
+        Raises:
+            StoreError: the store can't be looked into.
+        """
+        return await self._threads.run(lambda: stored_images(survey(self._layout)))
+
+    async def blobs(self) -> list[StoredBlob]:
+        """List the blobs, the largest first.
+
+        Raises:
+            StoreError: the store can't be looked into.
+        """
+        return await self._threads.run(lambda: stored_blobs(survey(self._layout)))
+
+    async def usage(self) -> StoreUsage:
+        """Tell how much room the store takes, and of each image what it has alone and what it shares.
+
+        Raises:
+            StoreError: the store can't be looked into.
+        """
+        return await self._threads.run(
+            lambda: usage_of(survey(self._layout), free=files.free_bytes(self.path))
+        )
+
+    async def pin(self, image: OciRef | str) -> None:
+        """Keep an image when others are collected, also when its name means another one later.
+
+        Args:
+            image: its name, or the digest of its manifest: then all its names.
+
+        Raises:
+            NotStored: the store has no such image.
+            StoreError: the list of names can't be read or written.
+        """
+        await self._change_names(lambda named: named.pinning(self._names_of(named, image)))
+
+    async def unpin(self, image: OciRef | str) -> None:
+        """Let an image be collected again; harmless if it was not pinned.
+
+        Raises:
+            NotStored: the store has no such image.
+            StoreError: the list of names can't be read or written.
+        """
+        await self._change_names(lambda named: named.unpinning(self._names_of(named, image)))
+
+    async def remove(self, image: OciRef | str) -> int:
+        """Remove an image: its name at once, then the blobs that no other image has and nobody uses.
+
+        Args:
+            image: its name, or the digest of its manifest: then all its names.
+
+        Returns:
+            Bytes that were freed. What somebody uses just now is left for `prune`.
+
+        Raises:
+            NotStored: the store has no such image.
+            InvalidSpec: it is pinned.
+            StoreError: something can't be removed.
+        """
+
+        def look() -> tuple[Survey, Plan]:
+            seen = survey(self._layout)
+            named = read_names(self._layout)
+            names = self._names_of(named, image)
+            if pinned := named.pinned.intersection(names):
+                raise InvalidSpec(f"{min(pinned)} is pinned; unpin it first")
+            return seen, plan_removal(seen, names)
+
+        report = await collect(self._layout, self._threads, *await self._threads.run(look))
+        return report.freed_bytes
+
+    def _names_of(self, named: Named, image: OciRef | str) -> list[str]:
+        names = named.names_of(image)
+        if not names:
+            raise NotStored(f"{image} is not in the store {self.path}; see what is there with store.images()")
+        return names
 
     # Our notes
 
@@ -258,13 +357,37 @@ class ImageStore:
 
     # Work on images
 
+    @asynccontextmanager
+    async def lease(
+        self, digests: Iterable[ImageDigest], *, image: ImageDigest | None = None
+    ) -> AsyncIterator[None]:
+        """Keep blobs from being collected, whether they are here or still to come.
+
+        Waits for whoever changes the store at that moment. If this process ends, however, so does the lease.
+
+        Args:
+            digests: the blobs.
+            image: digest of the manifest of the image that is worked with: it counts as used now. None if
+                the blobs are of no image yet: then they count as used when the context is left.
+
+        Raises:
+            StoreError: the store can't be written; where it must not be, there is no lease, and no error.
+        """
+        blobs = tuple(digests)
+        lease = Lease(self._layout)
+        try:
+            await self._threads.poll(partial(lease.take, blobs, image), str(self.path))
+            yield
+        finally:
+            await self._threads.run_urgent(lease.give_back, () if image else blobs)
+
     def open_scratch(self) -> Scratch:
         """Open a file without a name on the store's disk (blocking: for worker threads).
 
         Raises:
             StoreError: the store can't be written.
         """
-        return Scratch(files.open_scratch(self._layout.scratch))
+        return Scratch(files.open_scratch(self._layout.ingest))
 
     @asynccontextmanager
     async def turn(self, name: str) -> AsyncIterator[bool]:
@@ -282,14 +405,61 @@ class ImageStore:
             InvalidSpec: *name* has other characters.
             StoreError: the store can't be written.
         """
+        async with self._turn(name) as waited:
+            yield waited
+
+    @asynccontextmanager
+    async def _turn(self, name: str, wait: float | None = None) -> AsyncIterator[bool]:
         turn = Turn(self._layout, name)
         try:
-            await self._threads.poll(turn.take, name)
+            await self._threads.poll(turn.take, name, give_up=wait)
             yield turn.waited
         finally:
             await self._threads.run_urgent(turn.give_back)
 
     # Upkeep
+
+    async def prune(
+        self,
+        *,
+        max_bytes: int | None = None,
+        older_than: timedelta | None = None,
+        dry_run: bool = False,
+        wait: float | None = None,
+    ) -> PruneReport:
+        """Remove what nothing needs; and images, those first that were not used for the longest time.
+
+        What no image has goes an hour after its last use, earlier only for *max_bytes*; so do downloads that
+        were begun. What is in use or pinned stays, and what was pulled meanwhile.
+
+        Args:
+            max_bytes: bytes that the store may take afterwards; None for any number.
+            older_than: images go that were not used for this long; None to keep them.
+            dry_run: remove nothing, and tell what would be.
+            wait: seconds to wait for another task or process that prunes; None for any time.
+
+        Returns:
+            What was removed, and what the store takes then: more than *max_bytes* if the rest is in use.
+
+        Raises:
+            InvalidSpec: *max_bytes*, *older_than* or *wait* is negative.
+            StoreBusy: another still prunes after *wait* seconds.
+            StoreError: something can't be looked at or removed.
+        """
+        age = None if older_than is None else older_than // timedelta(microseconds=1) * 1000
+        for name, value in (("max_bytes", max_bytes), ("older_than", age), ("wait", wait)):
+            if value is not None and value < 0:
+                raise InvalidSpec(f"{name} is {value}; it can't be negative")
+
+        def look() -> tuple[Survey, Plan]:
+            seen = survey(self._layout)
+            return seen, plan_prune(seen, time.time_ns(), max_bytes=max_bytes, older_than=age)
+
+        if dry_run:
+            _, plan = await self._threads.run(look)
+            return PruneReport(tuple(plan.images), tuple(plan.blobs), plan.freed, plan.kept)
+        async with self._turn("prune", wait):
+            return await collect(self._layout, self._threads, *await self._threads.run(look))
 
     async def verify(self) -> list[ImageDigest]:
         """Hash every blob, and list those that are altered, cut short, or not regular files.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
+from aioruntime.errors import StoreBusy
 from aioruntime.tasks import in_thread
 
 if TYPE_CHECKING:
@@ -49,7 +50,14 @@ class Threads:
             results.append(await in_thread(call, *args, limiter=self._urgent))
         return results[0]
 
-    async def poll(self, attempt: Callable[[], _T | None], subject: str, *, singly: bool = False) -> _T:
+    async def poll(
+        self,
+        attempt: Callable[[], _T | None],
+        subject: str,
+        *,
+        singly: bool = False,
+        give_up: float | None = None,
+    ) -> _T:
         """Make *attempt* in a thread until it returns something other than None.
 
         Between attempts nothing is held, so cancelling leaves nothing.
@@ -58,11 +66,17 @@ class Threads:
             attempt: returns None while another process or task is in the way.
             subject: what is waited for, told in the log when it takes long.
             singly: whether this process makes one such attempt at a time.
+            give_up: seconds to wait; None for any time.
+
+        Raises:
+            StoreBusy: somebody was in the way for *give_up* seconds.
         """
         pause = _SHORTEST_PAUSE
         waited = 0.0
         limiter = self._one if singly else self._many
         while (result := await in_thread(attempt, limiter=limiter)) is None:
+            if give_up is not None and waited >= give_up:
+                raise StoreBusy(f"{subject} is held by another task or process; try again later")
             delay = pause * random.uniform(0.5, 1.0)
             if waited < _WORTH_TELLING <= waited + delay:
                 _log.warning("still waiting for another task or process that holds %s", subject)

@@ -38,11 +38,13 @@ class Tree:
             store has not, such as the images of other platforms, is left out.
         sizes: the bytes that each has, as the document that names it says.
         missing: those of *blobs* that are not in the store, not with that size, or damaged documents.
+        settled: whether no document was left out or missing, so that *blobs* are all there will ever be.
     """
 
     blobs: tuple[ImageDigest, ...]
     sizes: dict[ImageDigest, int]
     missing: tuple[ImageDigest, ...]
+    settled: bool = True
 
 
 class _Role(enum.Enum):
@@ -72,6 +74,7 @@ def read_tree(layout: Layout, digest: ImageDigest) -> Tree:
     sizes: dict[ImageDigest, int] = {}
     missing: dict[ImageDigest, None] = {}
     read: set[ImageDigest] = set()
+    settled = True
     todo = [(_Role.ROOT, _Entry(digest))]
     while todo and len(sizes) < _COUNT_LIMIT:
         role, entry = todo.pop()
@@ -79,6 +82,7 @@ def read_tree(layout: Layout, digest: ImageDigest) -> Tree:
             continue
         found = files.lookup(layout.blob(entry.digest))
         if found is None and role is _Role.CHILD:
+            settled = False
             continue
         size = found.size if found else 0
         sizes.setdefault(entry.digest, size if entry.size is None else entry.size)
@@ -90,7 +94,8 @@ def read_tree(layout: Layout, digest: ImageDigest) -> Tree:
             todo += reversed(children or ())
         if not sound or size != sizes[entry.digest]:
             missing[entry.digest] = None
-    return Tree(tuple(sizes), sizes, tuple(missing))
+            settled = settled and role is _Role.LEAF
+    return Tree(tuple(sizes), sizes, tuple(missing), settled)
 
 
 def _children(layout: Layout, digest: ImageDigest) -> list[tuple[_Role, _Entry]] | None:

@@ -97,15 +97,18 @@ async def test_foreign_index_members_are_kept(store: ImageStore) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"manifests": 3}', "\x00", "[" * 100_000])
-async def test_broken_index_is_told_and_left_alone(store: ImageStore, text: str) -> None:
-    """An index that is not one raises StoreError with its path, and is not overwritten."""
+async def test_broken_index_is_made_anew(store: ImageStore, text: str) -> None:
+    """L9: an index that is not one costs no name of ours; the next writer puts it aside and makes a new one."""
     descriptor = await put_descriptor(store, b"manifest")
+    await store.set_reference("ours", descriptor)
     (store.path / "index.json").write_text(text)
-    with pytest.raises(StoreError, match=r"index\.json is not an image index"):
-        await store.references()
-    with pytest.raises(StoreError, match=r"index\.json is not an image index"):
-        await store.set_reference("x", descriptor)
+    assert list(await store.references()) == ["ours"]
     assert (store.path / "index.json").read_text() == text
+    await store.set_reference("more", descriptor)
+    assert list(await store.references()) == ["ours", "more"]
+    assert len(_index(store)["manifests"]) == 2
+    aside = list((store.path / "aioruntime" / "damaged").iterdir())
+    assert [path.read_text() for path in aside] == [text]
 
 
 async def test_a_directory_of_others_is_no_store(clean_environ: Path) -> None:

@@ -1,0 +1,183 @@
+"""Remove what was decided to go (L2), though others use the store meanwhile.
+
+Names go before the blobs that they keep. Blobs go in batches, each under the store's lock, after another
+look at what is named and in use by then: so nothing that is needed goes, and nobody waits long.
+"""
+
+from __future__ import annotations
+
+__all__ = ("collect",)
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from aioruntime.errors import StoreFull
+from aioruntime.store import files
+from aioruntime.store.lease import leased
+from aioruntime.store.names import change_names, read_names
+from aioruntime.store.tree import Tree, read_tree
+from aioruntime.store.values import PruneReport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from aioruntime.oci.digest import ImageDigest
+    from aioruntime.store.layout import Layout
+    from aioruntime.store.names import Named
+    from aioruntime.store.prune import Plan
+    from aioruntime.store.survey import Survey
+    from aioruntime.store.threads import Threads
+
+_log = logging.getLogger("aioruntime")
+
+# Files removed in one go, while everybody else who changes something waits.
+_BATCH = 200
+_T = TypeVar("_T")
+
+
+async def collect(layout: Layout, threads: Threads, survey: Survey, plan: Plan) -> PruneReport:
+    """Remove what *plan* lists, but what is in use, pinned or named by now.
+
+    Args:
+        layout: the store's paths.
+        threads: where the work is done.
+        survey: what the plan was made from.
+        plan: what is to go.
+
+    Raises:
+        StoreError: something can't be removed.
+    """
+    work = _Collection(layout, survey, plan)
+
+    async def drop(step: Callable[[Sequence[_T]], bool | None], items: Iterable[_T]) -> None:
+        left = list(items)
+        while left:
+            batch, left = left[:_BATCH], left[_BATCH:]
+            await threads.poll(partial(step, batch), str(layout.root))
+
+    try:
+        await threads.poll(work.drop_names, str(layout.root))
+    except StoreFull:
+        # There is no room to write down which names are left: make some with what they name.
+        await drop(work.drop_named_blobs, plan.blobs)
+        await threads.poll(work.drop_names, str(layout.root))
+    await drop(work.drop_blobs, plan.blobs)
+    await drop(work.drop_files, await threads.run(work.waste))
+    return work.report()
+
+
+class _Collection:
+    """The steps. Each blocks, and returns None if another holds the store's lock and we must wait."""
+
+    def __init__(self, layout: Layout, survey: Survey, plan: Plan) -> None:
+        self._layout = layout
+        self._survey = survey
+        self._plan = plan
+        self._trees = {image.digest: image.tree for image in survey.images if image.tree.settled}
+        self._roots: frozenset[ImageDigest] = frozenset()
+        self._needed: set[ImageDigest] = set()
+        self._images: list[str] = []
+        self._blobs: list[ImageDigest] = []
+        self._freed = 0
+
+    def report(self) -> PruneReport:
+        kept = self._survey.total - self._freed
+        return PruneReport(tuple(self._images), tuple(self._blobs), self._freed, kept)
+
+    def drop_names(self) -> bool | None:
+        """Remove the names of images that still mean what they meant."""
+
+        def change(named: Named) -> Named:
+            kept = named.pinned if self._plan.forced else named.pinned | leased(self._layout)
+            self._images = [
+                name
+                for name, digest in self._plan.images.items()
+                if name in named.images and named.images[name].digest == digest
+                if name not in kept and digest not in kept
+            ]
+            return named.without(self._images)
+
+        return None if self._plan.images and change_names(self._layout, change) is None else True
+
+    def drop_blobs(self, digests: Sequence[ImageDigest], *, named: bool = False) -> bool | None:
+        """Remove blobs that no image has by now, and nobody uses.
+
+        Args:
+            digests: the blobs.
+            named: whether the images that are to go count as gone.
+        """
+        lock = self._layout.lock()
+        if lock is None:
+            return None
+        with lock:
+            kept = read_names(self._layout)
+            needed = self._needed_by(kept.without(self._plan.images) if named else kept)
+            busy = leased(self._layout)
+            for digest in digests:
+                if digest not in needed and digest not in busy:
+                    self._unlink(self._layout.blob(digest), self._plan.blobs[digest])
+                    self._blobs.append(digest)
+        return True
+
+    def drop_named_blobs(self, digests: Sequence[ImageDigest]) -> bool | None:
+        """Remove blobs, also those of images whose names are still to be removed."""
+        return self.drop_blobs(digests, named=True)
+
+    def _needed_by(self, named: Named) -> set[ImageDigest]:
+        roots = frozenset(descriptor.digest for descriptor in named.images.values())
+        if roots != self._roots or not roots <= self._trees.keys():
+            self._needed = set().union(*(self._tree(root).blobs for root in roots))
+            self._roots = roots
+        return self._needed
+
+    def _tree(self, root: ImageDigest) -> Tree:
+        if (tree := self._trees.get(root)) is None:
+            tree = read_tree(self._layout, root)
+            if tree.settled:
+                self._trees[root] = tree
+        return tree
+
+    def waste(self) -> list[tuple[Path, int]]:
+        """List what else can go, if nobody holds it: files, and the bytes that each frees."""
+        layout, survey, plan = self._layout, self._survey, self._plan
+        waste = [(layout.ingest / name, survey.partial[name].size) for name in plan.partial]
+        waste += [(layout.damaged / name, survey.damaged[name].size) for name in plan.damaged]
+        if not plan.forced:
+            ours = layout.images.parent
+            waste += [(ours / name, 0) for name, _ in files.scan(ours) if name.endswith(".lock")]
+            stamps = {layout.used(image.digest).name for image in survey.images}
+            waste += [
+                (layout.used_files / name, 0)
+                for name, _ in files.scan(layout.used_files)
+                if name not in stamps
+            ]
+        return waste
+
+    def drop_files(self, paths: Sequence[tuple[Path, int]]) -> bool | None:
+        """Remove files that nobody holds a lock on."""
+        lock = self._layout.lock()
+        if lock is None:
+            return None
+        with lock:
+            for path, size in paths:
+                self._drop_file(path, size)
+        return True
+
+    def _drop_file(self, path: Path, size: int) -> None:
+        found = files.lookup(path)
+        if found is None:
+            return
+        if not found.regular:
+            _log.warning("%s is not a file of the store's; remove it when you have seen what it is", path)
+            return
+        file = files.open_existing(path)
+        if file is not None:
+            with file:
+                if file.try_lock():
+                    self._unlink(path, size)
+
+    def _unlink(self, path: Path, size: int) -> None:
+        files.unlink(path)
+        self._freed += size

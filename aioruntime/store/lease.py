@@ -1,0 +1,97 @@
+"""Blobs in use (L2, blocking): each user lists them in a file that it holds a lock on while it lives."""
+
+from __future__ import annotations
+
+__all__ = ("Lease", "leased")
+
+import secrets
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from aioruntime.errors import StoreError
+from aioruntime.store import files
+from aioruntime.store.remedies import can_not_write
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from aioruntime.oci.digest import ImageDigest
+    from aioruntime.store.layout import Layout
+
+
+class Lease:
+    """What one user of the store works with; it goes with its user, however that ends.
+
+    It is written under the store's lock, so that who collects under that lock knows of all blobs in use.
+
+    Args:
+        layout: the store's paths.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._path = layout.leases / secrets.token_hex(8)
+        self._file: files.File | None = None
+        self._size = 0
+
+    def take(self, digests: Iterable[ImageDigest], image: ImageDigest | None) -> bool | None:
+        """Add blobs, here or still to come; None if another holds the store's lock and we must wait.
+
+        In a store that we can't write there is no lease: whoever can may collect what we read.
+
+        Args:
+            digests: the blobs.
+            image: an image that counts as used now.
+        """
+        try:
+            lock = self._layout.lock()
+            if lock is None:
+                return None
+            with lock:
+                self._add("".join(f"{digest}\n" for digest in digests).encode())
+                if image is not None:
+                    files.make_directory(self._layout.used(image).parent, 0o700)
+                    files.touch(self._layout.used(image))
+        except StoreError as exc:
+            if not can_not_write(exc):
+                raise
+        return True
+
+    def _add(self, lines: bytes) -> None:
+        if self._file is None:
+            files.make_directory(self._layout.leases, 0o700)
+            self._file = files.open_locked(self._path)
+        if self._file is not None:
+            self._file.write_at(self._size, lines, len(lines))
+            self._size += len(lines)
+
+    def give_back(self, used: Collection[ImageDigest] = ()) -> None:
+        """Let the blobs go; harmless if none were taken.
+
+        Args:
+            used: blobs that count as used now, since no image may have them yet.
+        """
+        with suppress(StoreError):  # such as those of another user
+            for digest in used:
+                files.touch(self._layout.blob(digest), make=False)
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                files.unlink(self._path)
+            finally:
+                file.close()
+
+
+def leased(layout: Layout) -> set[str]:
+    """Return the digests of all blobs in use, and remove what users left who ended without a word."""
+    found: set[str] = set()
+    for name in files.names_in(layout.leases):
+        file = files.open_existing(layout.leases / name)
+        if file is None:
+            continue
+        with file:
+            if file.try_lock():
+                files.unlink(file.path)
+            else:
+                found.update(file.read_at(0, file.status().size).decode(errors="replace").split())
+    return found

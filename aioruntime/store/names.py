@@ -1,0 +1,172 @@
+"""The named images on disk (L2, blocking): our own record, and ``index.json``, which is made from it.
+
+Other tools rewrite ``index.json`` as a whole and without a lock, so what was named meanwhile is lost from
+it. Our record keeps what we named; names that only ``index.json`` has are those of other tools.
+"""
+
+from __future__ import annotations
+
+__all__ = ("Named", "change_names", "read_names")
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from aioruntime.oci.documents import Descriptor, digest_hook
+from aioruntime.oci.reference import OciRef
+from aioruntime.store import files, index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from aioruntime.store.layout import Layout
+
+_log = logging.getLogger("aioruntime")
+
+# Other tools write index.json in place: for a moment it is not whole.
+_LOOKS = 10
+_PAUSE = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The named images in a store.
+
+    Args:
+        images: manifest or index by name; by digest where another tool gave no name.
+        pinned: names that are kept when others are collected.
+    """
+
+    images: Mapping[str, Descriptor] = field(default_factory=dict)
+    pinned: frozenset[str] = frozenset()
+
+    def having(self, name: str, descriptor: Descriptor) -> Named:
+        """Return them with *name* for what *descriptor* describes."""
+        return replace(self, images={**self.images, name: descriptor})
+
+    def names_of(self, image: OciRef | str) -> list[str]:
+        """Return the names of an image, given a name of it, as it was pulled or in full, or its digest."""
+        if isinstance(image, str) and image in self.images:
+            return [image]
+        by_digest = [name for name, found in self.images.items() if found.digest == image]
+        if by_digest or (isinstance(image, str) and image.startswith(("sha256:", "sha512:"))):
+            return by_digest
+        name = (OciRef.parse(image) if isinstance(image, str) else image).canonical
+        return [name] if name in self.images else []
+
+    def pinning(self, names: Collection[str]) -> Named:
+        """Return them with those names pinned."""
+        return replace(self, pinned=self.pinned.union(names))
+
+    def unpinning(self, names: Collection[str]) -> Named:
+        """Return them with those names not pinned."""
+        return replace(self, pinned=self.pinned.difference(names))
+
+    def without(self, names: Collection[str]) -> Named:
+        """Return them without those names, and their pins."""
+        images = {name: found for name, found in self.images.items() if name not in names}
+        return Named(images, self.pinned.difference(names))
+
+
+class _Record(msgspec.Struct):
+    """What ``images.json`` has."""
+
+    images: dict[str, Descriptor] = {}
+    pinned: list[str] = []
+
+
+def read_names(layout: Layout) -> Named:
+    """Return the named images.
+
+    Raises:
+        StoreError: a file can't be read, or is not one.
+    """
+    record, raw = _record(layout), _index(layout)
+    return _merged(record or _Record(), index.EMPTY if raw is None else raw, layout)
+
+
+def change_names(layout: Layout, change: Callable[[Named], Named]) -> Named | None:
+    """Change the named images; None if another holds the store's lock and we must wait.
+
+    A file that is damaged is put aside and made anew.
+
+    Args:
+        layout: the store's paths.
+        change: gets the present ones and returns the new. It must not wait for anything.
+
+    Raises:
+        StoreError: a file can't be read or written, or is not one.
+    """
+    lock = layout.lock()
+    if lock is None:
+        return None
+    with lock:
+        record = _record(layout)
+        if record is None:
+            layout.put_aside(layout.images)
+            record = _Record()
+        raw = _index(layout)
+        if raw is None:
+            layout.put_aside(layout.index)
+            raw = index.EMPTY
+        before = _merged(record, raw, layout)
+        after = change(before)
+        _write(layout, record, before, after)
+    return after
+
+
+def _merged(record: _Record, raw: bytes, layout: Layout) -> Named:
+    return Named({**index.listed(raw, str(layout.index)), **record.images}, frozenset(record.pinned))
+
+
+def _write(layout: Layout, record: _Record, before: Named, after: Named) -> None:
+    """Write the record, then the index; whoever comes between the two finds the names in the record."""
+    ours = {
+        name: descriptor
+        for name, descriptor in after.images.items()
+        if name in record.images or name in after.pinned or before.images.get(name) != descriptor
+    }
+    new = _Record(ours, sorted(after.pinned))
+    if new != record:
+        files.replace(layout.images, msgspec.json.encode(new, enc_hook=str))
+    gone = before.images.keys() - after.images.keys()
+    for _ in range(_LOOKS):
+        seen = files.lookup(layout.index)
+        raw = _index(layout) or index.EMPTY
+        changed = index.updated(raw, ours, gone, str(layout.index))
+        # What another tool writes while we do shall not be lost either.
+        if changed == raw or files.replace(layout.index, changed, over=seen):
+            break
+
+
+def _record(layout: Layout) -> _Record | None:
+    """Return our record; None if it is damaged."""
+    raw = layout.read(layout.images)
+    if raw is None:
+        return _Record()
+    try:
+        return msgspec.json.decode(raw, type=_Record, dec_hook=digest_hook)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        _log.warning("%s is damaged (%s); names are taken from index.json, pins are lost", layout.images, exc)
+        return None
+
+
+def _index(layout: Layout) -> bytes | None:
+    """Return the index; None if it is damaged, also a moment later, when who wrote it has done so."""
+    for attempt in range(_LOOKS):
+        if attempt:
+            time.sleep(_PAUSE)
+        raw = layout.read(layout.index)
+        raw = index.EMPTY if raw is None else raw
+        try:
+            index.listed(raw, str(layout.index))
+        except index.NotAnIndex as exc:
+            damage = exc
+        else:
+            return raw
+    _log.warning("%s", damage)
+    return None

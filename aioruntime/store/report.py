@@ -1,0 +1,66 @@
+"""What a store tells of itself, from what was found in it (L2): decided without I/O."""
+
+from __future__ import annotations
+
+__all__ = ("stored_blobs", "stored_images", "usage_of")
+
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from aioruntime.store.values import StoredBlob, StoredImage, StoreUsage
+
+if TYPE_CHECKING:
+    from aioruntime.oci.digest import ImageDigest
+    from aioruntime.store.survey import Survey
+
+
+def stored_images(survey: Survey) -> list[StoredImage]:
+    """Describe the named images, by name."""
+    trees = {image.digest: image.tree for image in survey.images}
+    users = Counter(blob for tree in trees.values() for blob in tree.blobs)
+    sizes = {}
+    for digest, tree in trees.items():
+        here = [(blob, survey.blobs[blob].size) for blob in tree.blobs if blob in survey.blobs]
+        own = sum(size for blob, size in here if users[blob] == 1)
+        sizes[digest] = own, sum(size for _, size in here) - own
+    images = [
+        StoredImage(
+            image.name,
+            image.digest,
+            image.tree.blobs,
+            image.tree.missing,
+            *sizes[image.digest],
+            datetime.fromtimestamp(image.used / 1e9, UTC),
+            image.pinned,
+            image.digest in survey.leased,
+        )
+        for image in survey.images
+    ]
+    return sorted(images, key=lambda image: image.name)
+
+
+def stored_blobs(survey: Survey) -> list[StoredBlob]:
+    """Describe the blobs, the largest first."""
+    names: defaultdict[ImageDigest, list[str]] = defaultdict(list)
+    for image in survey.images:
+        for digest in image.tree.blobs:
+            names[digest].append(image.name)
+    blobs = [
+        StoredBlob(digest, found.size, tuple(sorted(names.get(digest, ()))))
+        for digest, found in survey.blobs.items()
+    ]
+    return sorted(blobs, key=lambda blob: (-blob.size_bytes, blob.digest))
+
+
+def usage_of(survey: Survey, free: int) -> StoreUsage:
+    """Add up what the store takes."""
+    named = {digest for image in survey.images for digest in image.tree.blobs}
+    return StoreUsage(
+        images=tuple(stored_images(survey)),
+        blobs=sum(found.size for found in survey.blobs.values()),
+        unnamed=sum(found.size for digest, found in survey.blobs.items() if digest not in named),
+        partial=sum(found.size for found in survey.partial.values()),
+        damaged=sum(found.size for found in survey.damaged.values()),
+        free=free,
+    )
