@@ -30,9 +30,8 @@ import os
 import stat
 import tempfile
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import filelock
 import platformdirs
@@ -137,8 +136,7 @@ class File:
             os.close(fd)
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """What the file system tells about a file."""
 
     regular: bool

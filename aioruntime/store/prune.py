@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from aioruntime.oci.digest import ImageDigest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection
 
     from aioruntime.store.survey import Found, Seen, Survey
 
@@ -79,10 +79,9 @@ class _Keeping:
         self.damaged.append(name)
         self.total -= self._survey.damaged[name].size
 
-    def unnamed(self) -> Iterator[tuple[ImageDigest, Found]]:
-        for digest, found in self._survey.blobs.items():
-            if not self._users[digest] and digest not in self.blobs:
-                yield digest, found
+    def unnamed(self) -> list[tuple[ImageDigest, Found]]:
+        users, gone = self._users, self.blobs
+        return [item for item in self._survey.blobs.items() if not users[item[0]] and item[0] not in gone]
 
     def plan(self, *, forced: bool = False) -> Plan:
         return Plan(
@@ -115,25 +114,33 @@ def plan_prune(survey: Survey, now: int, *, max_bytes: int | None, older_than: i
     if older_than is not None:
         while images and now - min(images[0].used, now) >= older_than:
             keeping.drop_image(images.pop(0))
-    for used, drop in _unnamed(keeping, survey, now):
-        if now - used >= _UNNAMED_NS:
-            drop()
-    if max_bytes is not None:
-        queue = [*_unnamed(keeping, survey, now)]
-        queue += [(min(image.used, now), partial(keeping.drop_image, image)) for image in images]
-        queue.sort(key=itemgetter(0))
-        for _, drop in queue:
-            if keeping.total <= max_bytes:
-                break
-            drop()
+    for digest, found in keeping.unnamed():
+        if now - min(found.used, now) >= _UNNAMED_NS:
+            keeping.drop_blob(digest)
+    for name, found in survey.partial.items():
+        if now - min(found.used, now) >= _UNNAMED_NS:
+            keeping.drop_partial(name)
+    if max_bytes is not None and keeping.total > max_bytes:
+        _shrink(keeping, survey, images, max_bytes, now)
     return keeping.plan()
 
 
-def _unnamed(keeping: _Keeping, survey: Survey, now: int) -> list[tuple[int, Callable[[], None]]]:
-    """List what no image has: when it was used, and what drops it."""
-    found = [(found.used, partial(keeping.drop_blob, digest)) for digest, found in keeping.unnamed()]
-    found += [(found.used, partial(keeping.drop_partial, name)) for name, found in survey.partial.items()]
-    return [(min(used, now), drop) for used, drop in found]
+def _shrink(keeping: _Keeping, survey: Survey, images: list[Seen], max_bytes: int, now: int) -> None:
+    """Drop what was not used for the longest time, until the rest is small enough."""
+    queue: list[tuple[int, Callable[[], None]]] = [
+        (min(image.used, now), partial(keeping.drop_image, image)) for image in images
+    ]
+    queue += [
+        (min(found.used, now), partial(keeping.drop_blob, digest)) for digest, found in keeping.unnamed()
+    ]
+    queue += [
+        (min(found.used, now), partial(keeping.drop_partial, name)) for name, found in survey.partial.items()
+    ]
+    queue.sort(key=itemgetter(0))
+    for _, drop in queue:
+        if keeping.total <= max_bytes:
+            break
+        drop()
 
 
 def plan_removal(survey: Survey, names: Collection[str]) -> Plan:

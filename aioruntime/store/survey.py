@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ("Found", "Seen", "Survey", "survey")
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aioruntime.errors import InvalidReference
 from aioruntime.oci.digest import ImageDigest
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from aioruntime.store.layout import Layout
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A file.
+class Found(NamedTuple):
+    """A file; there may be 100,000 of them.
 
     Args:
         size: its bytes.
@@ -89,10 +88,15 @@ def survey(layout: Layout) -> Survey:
     trees: dict[ImageDigest, Tree] = {}
     images = []
     named = read_names(layout)
+
+    def size_of(digest: ImageDigest) -> int | None:
+        found = blobs.get(digest)
+        return found.size if found else None
+
     for name, descriptor in named.images.items():
         digest = descriptor.digest
         if digest not in trees:
-            trees[digest] = read_tree(layout, digest)
+            trees[digest] = read_tree(layout, digest, size_of)
         when = used.get(layout.used(digest).name) or blobs.get(digest)
         images.append(Seen(name, digest, trees[digest], when.used if when else 0, name in named.pinned))
     return Survey(images, blobs, _regular(layout.ingest), _regular(layout.damaged), leased(layout))

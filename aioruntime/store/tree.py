@@ -10,6 +10,7 @@ __all__ = ("Tree", "read_tree")
 
 import enum
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -20,7 +21,7 @@ from aioruntime.oci.documents import digest_hook
 from aioruntime.store import blobs, files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from aioruntime.store.layout import Layout
 
@@ -58,7 +59,9 @@ class _Entry(msgspec.Struct, frozen=True):
     size: int | None = None
 
 
-def read_tree(layout: Layout, digest: ImageDigest) -> Tree:
+def read_tree(
+    layout: Layout, digest: ImageDigest, size_of: Callable[[ImageDigest], int | None] | None = None
+) -> Tree:
     """List the blobs of an image in the store; a blob that is no document is all there is to it.
 
     Documents of up to 16 MiB are read, their hash checked; of other blobs only the size is looked at. At most
@@ -67,10 +70,12 @@ def read_tree(layout: Layout, digest: ImageDigest) -> Tree:
     Args:
         layout: the store's paths.
         digest: of a manifest or an index, in the store or not.
+        size_of: tells the bytes of a blob, None if it is not there; left out, each is looked at.
 
     Raises:
         StoreError: a document can't be read, which does not tell that it is missing.
     """
+    size_of = size_of or partial(_size, layout)
     sizes: dict[ImageDigest, int] = {}
     missing: dict[ImageDigest, None] = {}
     read: set[ImageDigest] = set()
@@ -80,14 +85,13 @@ def read_tree(layout: Layout, digest: ImageDigest) -> Tree:
         role, entry = todo.pop()
         if entry.digest in (sizes if role is _Role.LEAF else read):
             continue
-        found = files.lookup(layout.blob(entry.digest))
-        if found is None and role is _Role.CHILD:
+        size = size_of(entry.digest)
+        if size is None and role is _Role.CHILD:
             settled = False
             continue
-        size = found.size if found else 0
-        sizes.setdefault(entry.digest, size if entry.size is None else entry.size)
-        sound = found is not None and found.regular
-        if sound and role is not _Role.LEAF:
+        sizes.setdefault(entry.digest, (size or 0) if entry.size is None else entry.size)
+        sound = size is not None
+        if size is not None and role is not _Role.LEAF:
             read.add(entry.digest)
             children = _children(layout, entry.digest) if size <= _DOCUMENT_LIMIT else []
             sound = children is not None
@@ -96,6 +100,11 @@ def read_tree(layout: Layout, digest: ImageDigest) -> Tree:
             missing[entry.digest] = None
             settled = settled and role is _Role.LEAF
     return Tree(tuple(sizes), sizes, tuple(missing), settled)
+
+
+def _size(layout: Layout, digest: ImageDigest) -> int | None:
+    found = files.lookup(layout.blob(digest))
+    return found.size if found is not None and found.regular else None
 
 
 def _children(layout: Layout, digest: ImageDigest) -> list[tuple[_Role, _Entry]] | None:

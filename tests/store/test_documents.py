@@ -98,7 +98,7 @@ async def test_foreign_index_members_are_kept(store: ImageStore) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"manifests": 3}', "\x00", "[" * 100_000])
 async def test_broken_index_is_made_anew(store: ImageStore, text: str) -> None:
-    """L9: an index that is not one costs no name of ours; the next writer puts it aside and makes a new one."""
+    """L9: an index that is not one costs no name of ours; the next writer puts it aside and makes a new."""
     descriptor = await put_descriptor(store, b"manifest")
     await store.set_reference("ours", descriptor)
     (store.path / "index.json").write_text(text)
