@@ -50,11 +50,10 @@ class Named:
 
     def names_of(self, image: OciRef | str) -> list[str]:
         """Return the names of an image, given a name of it, as it was pulled or in full, or its digest."""
+        if isinstance(image, str) and image.startswith(("sha256:", "sha512:")):
+            return [name for name, found in self.images.items() if found.digest == image]
         if isinstance(image, str) and image in self.images:
             return [image]
-        by_digest = [name for name, found in self.images.items() if found.digest == image]
-        if by_digest or (isinstance(image, str) and image.startswith(("sha256:", "sha512:"))):
-            return by_digest
         name = (OciRef.parse(image) if isinstance(image, str) else image).canonical
         return [name] if name in self.images else []
 

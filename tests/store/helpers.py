@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import sys
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 MIB = 2**20
 ROOT = Path(aioruntime.__file__).parents[1]
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 
 
 def content(size: int, seed: int = 1) -> tuple[bytes, ImageDigest]:
@@ -105,3 +109,30 @@ async def worker(*arguments: object) -> AsyncIterator[Worker]:
         if process.returncode is None:
             process.kill()
         await process.communicate()
+
+
+async def put_image(store: ImageStore, name: str, *seeds: int, size: int = 1000) -> Descriptor:
+    """Store an image named *name* with a config and a layer of *size* bytes for each seed."""
+    layers = []
+    for seed in seeds:
+        data, digest = content(size, seed)
+        await save(store, data, digest)
+        layers.append({"mediaType": LAYER_TYPE, "digest": digest, "size": size})
+    config = json.dumps({"name": name}).encode()
+    await store.put(config, ImageDigest.of(config))
+    described = {"mediaType": CONFIG_TYPE, "digest": ImageDigest.of(config), "size": len(config)}
+    document = {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": described, "layers": layers}
+    descriptor = await put_descriptor(store, json.dumps(document).encode())
+    await store.set_reference(name, descriptor)
+    return descriptor
+
+
+def set_age(path: Path, days: float) -> None:
+    """Let a file be last written *days* ago."""
+    then = time.time() - days * 86400
+    os.utime(path, (then, then))
+
+
+def layer(seed: int, size: int = 1000) -> ImageDigest:
+    """The digest of the layer that `put_image` makes from a seed."""
+    return content(size, seed)[1]
