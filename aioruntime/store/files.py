@@ -8,8 +8,10 @@ from __future__ import annotations
 
 __all__ = (
     "File",
+    "create",
     "default_root",
     "free_bytes",
+    "link",
     "lookup",
     "make_directory",
     "names_in",
@@ -26,6 +28,7 @@ __all__ = (
 )
 
 import errno
+import fcntl
 import os
 import stat
 import tempfile
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 
 # O_NONBLOCK: opening a FIFO that someone put in a blob's place must not wait for its other end.
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_FICLONE = 0x40049409
 
 
 @contextmanager
@@ -103,6 +107,14 @@ class File:
         """Cut the file to *length* bytes."""
         with _telling(self.path):
             os.ftruncate(self._fd, length)
+
+    def clone(self, source: File) -> bool:
+        """Share the content of *source*, on the disk too; False if the file system can't."""
+        try:
+            fcntl.ioctl(self._fd, _FICLONE, source._fd)
+        except OSError:
+            return False
+        return True
 
     def sync(self, need: int = 0) -> None:
         """Wait until the content is on the disk."""
@@ -210,6 +222,26 @@ def _regular(fd: int, path: Path) -> File:
     return File(fd, path)
 
 
+def create(path: Path) -> File:
+    """Open a new file for writing, in place of what has that name."""
+    unlink(path)
+    with _telling(path):
+        return File(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666), path)
+
+
+def link(file: File, path: Path) -> bool:
+    """Give a file a further name, if nothing has that; False if the file system can't, or won't."""
+    try:
+        os.link(file.path, path, follow_symlinks=False)
+    except OSError:
+        return False
+    found = lookup(path)
+    if found is not None and found.same_file(file.status()):
+        return True
+    unlink(path)  # the file had been replaced since it was opened
+    return False
+
+
 def replace(path: Path, data: bytes, *, over: Status | None = None) -> bool:
     """Put *data* at *path*, so that readers and a power cut find the old content or the new, never a mix.
 
@@ -224,11 +256,8 @@ def replace(path: Path, data: bytes, *, over: Status | None = None) -> bool:
         Whether it was replaced.
     """
     temporary = path.with_name(f".{path.name}.new")
-    unlink(temporary)
-    with _telling(temporary):
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666)
     try:
-        with File(fd, temporary) as file:
+        with create(temporary) as file:
             file.write_at(0, data, len(data))
             file.sync(len(data))
         if over is not None and lookup(path) != over:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from aioruntime.errors import DigestMismatch, InvalidSpec, LayersMissing, NotStored
-from aioruntime.store import blobs, files
+from aioruntime.store import blobs, files, transfer
 from aioruntime.store.collect import collect
 from aioruntime.store.ingest import Ingest
 from aioruntime.store.layout import Layout
@@ -416,6 +416,55 @@ class ImageStore:
             yield turn.waited
         finally:
             await self._threads.run_urgent(turn.give_back)
+
+    # Other layouts
+
+    async def import_layout(self, path: str | os.PathLike[str], name: str | None = None) -> list[str]:
+        """Copy the images of another OCI image layout into the store, such as one that skopeo made.
+
+        Blobs that are here already are not read again; all others are hashed on the way. Nothing gets a name
+        before all images are here whole. Images without a name are left out where others have one.
+
+        Args:
+            path: the layout's directory. Links in the place of its files are not followed.
+            name: the full reference that its only image gets; None to keep the names that its images have
+                (``org.opencontainers.image.ref.name``).
+
+        Returns:
+            The names of the images.
+
+        Raises:
+            InvalidSpec: the layout has no image, none with a name and none was given, or several although
+                one was given; the message lists them.
+            DigestMismatch: a blob there is damaged.
+            SizeMismatch: a blob there, or what names it, is damaged.
+            LayersMissing: a blob is neither there nor here.
+            StoreFull: the disk is full.
+            StoreError: *path* is no image layout, or can't be read, or the store not be written.
+        """
+        return await transfer.import_layout(self, self._layout, self._threads, Path(path), name)
+
+    async def export_layout(self, image: OciRef | str, path: str | os.PathLike[str]) -> None:
+        """Write an image of the store into an OCI image layout, for other tools or another machine.
+
+        Its files are clones or hard links of the store's where the file system has them, else copies, their
+        hash checked. Blobs that are there already are kept. An export that was interrupted is completed by
+        the next.
+
+        Args:
+            image: a reference, a name, or the digest of a manifest or an index. An index is
+                exported with all its platforms that the store has.
+            path: the layout's directory: a layout to add to, or empty, or not there.
+
+        Raises:
+            NotStored: the store has no such image.
+            LayersMissing: not all of the image is in the store.
+            DigestMismatch: a blob of the store is damaged.
+            InvalidManifest: *image* is the digest of something else.
+            StoreFull: the disk is full.
+            StoreError: something else is in that directory, or it can't be written.
+        """
+        await transfer.export_layout(self, self._layout, self._threads, image, Path(path))
 
     # Upkeep
 

@@ -36,7 +36,7 @@ class Tree:
 
     Args:
         blobs: their digests, each once, that of the manifest or index first. What an index lists but the
-            store has not, such as the images of other platforms, is left out.
+            store has not, such as the images of other platforms, is left out, unless the store has none.
         sizes: the bytes that each has, as the document that names it says.
         missing: those of *blobs* that are not in the store, not with that size, or damaged documents.
         settled: whether no document was left out or missing, so that *blobs* are all there will ever be.
@@ -49,7 +49,7 @@ class Tree:
 
 
 class _Role(enum.Enum):
-    ROOT = enum.auto()
+    DOCUMENT = enum.auto()
     CHILD = enum.auto()  # of an index: a document, which need not be there
     LEAF = enum.auto()
 
@@ -80,7 +80,7 @@ def read_tree(
     missing: dict[ImageDigest, None] = {}
     read: set[ImageDigest] = set()
     settled = True
-    todo = [(_Role.ROOT, _Entry(digest))]
+    todo = [(_Role.DOCUMENT, _Entry(digest))]
     while todo and len(sizes) < _COUNT_LIMIT:
         role, entry = todo.pop()
         if entry.digest in (sizes if role is _Role.LEAF else read):
@@ -95,7 +95,7 @@ def read_tree(
             read.add(entry.digest)
             children = _children(layout, entry.digest) if size <= _DOCUMENT_LIMIT else []
             sound = children is not None
-            todo += reversed(children or ())
+            todo += reversed(_wanted(children or [], size_of))
         if not sound or size != sizes[entry.digest]:
             missing[entry.digest] = None
             settled = settled and role is _Role.LEAF
@@ -105,6 +105,15 @@ def read_tree(
 def _size(layout: Layout, digest: ImageDigest) -> int | None:
     found = files.lookup(layout.blob(digest))
     return found.size if found is not None and found.regular else None
+
+
+def _wanted(
+    children: list[tuple[_Role, _Entry]], size_of: Callable[[ImageDigest], int | None]
+) -> list[tuple[_Role, _Entry]]:
+    """Of an index of which nothing is there, want all."""
+    if any(role is _Role.LEAF or size_of(entry.digest) is not None for role, entry in children):
+        return children
+    return [(_Role.DOCUMENT, entry) for _, entry in children]
 
 
 def _children(layout: Layout, digest: ImageDigest) -> list[tuple[_Role, _Entry]] | None:

@@ -71,6 +71,13 @@ async def test_what_is_missing(store: ImageStore) -> None:
     assert _tree(store, _absent(1)).blobs == _tree(store, _absent(1)).missing == _digests(_absent(1))
 
 
+async def test_an_index_of_which_nothing_is_here(store: ImageStore) -> None:
+    """An index is not whole if the store has the image of no platform."""
+    tree = _tree(store, await _put(store, {"manifests": [_absent(1), _absent(2)]}))
+
+    assert tree.missing == tree.blobs[1:] == _digests(_absent(1), _absent(2))
+
+
 @pytest.mark.parametrize(
     "document",
     [
