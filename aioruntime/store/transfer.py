@@ -43,14 +43,15 @@ async def import_layout(
     """Copy the images of the OCI image layout at *path* into the store: all their blobs, then their names."""
     source = ForeignLayout(path)
     images = _chosen(await threads.run(source.images), name, source.root)
-    roots = list(dict.fromkeys(descriptor.digest for descriptor in images.values()))
-    sizes: dict[ImageDigest, int] = {}
+    roots = {descriptor.digest: descriptor.size for descriptor in images.values()}
+    sizes = dict(roots)
     for root in roots:
         tree = await threads.run(read_tree, source.layout, root)
-        for digest in tree.missing:
-            if not await store.has(digest, tree.sizes[digest]):
-                raise await threads.run(source.fault, digest, tree.sizes[digest])
-        sizes = tree.sizes | sizes
+        sizes |= {digest: size for digest, size in tree.sizes.items() if digest not in roots}
+        wrong = () if tree.sizes[root] == roots[root] else (root,)
+        for digest in (*wrong, *tree.missing):
+            if not await store.has(digest, sizes[digest]):
+                raise await threads.run(source.fault, digest, sizes[digest])
 
     async def bring(digest: ImageDigest) -> None:
         await _bring(store, threads, source, digest, sizes[digest])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import io
@@ -9,13 +10,15 @@ import json
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
 
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import Descriptor
-from tests.store.helpers import MANIFEST_TYPE, save
+from tests.store.helpers import MANIFEST_TYPE, save, worker
+from tests.store.layouts import names_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +34,10 @@ _REFERENCES = [
 
 def _needs(program: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
+
+
+async def _run_beside(*command: object) -> str:
+    return await asyncio.to_thread(_run, *command)
 
 
 def _run(*command: object) -> str:
@@ -105,3 +112,82 @@ async def test_umoci_reads_and_tidies_the_store(store: ImageStore, tmp_path: Pat
     assert await save(store, b"more", ImageDigest.of(b"more"))
     await store.set_reference("again", descriptor)
     assert set(await store.references()) == {*_REFERENCES, "again"}
+
+
+def _read_by_skopeo(store: Path, name: str, where: Path) -> str:
+    _run("skopeo", "--insecure-policy", "copy", f"oci:{store}:{name}", f"dir:{where}")
+    return f"sha256:{hashlib.sha256((where / 'manifest.json').read_bytes()).hexdigest()}"
+
+
+def _read_by_umoci(store: Path, name: str, where: Path) -> str:
+    del name  # umoci can't take a name with a colon
+    _run("umoci", "unpack", "--image", f"{store}:tool", where)
+    assert (where / "rootfs" / "hello").read_text() == "hello"
+    return ""
+
+
+def _read_by_podman(store: Path, name: str, where: Path) -> str:
+    where.mkdir()
+    policy = where / "policy"
+    policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+    with tempfile.TemporaryDirectory() as short:  # podman wants no long names here
+        podman = ["podman", f"--root={where}/data", f"--runroot={short}/r", f"--tmpdir={short}/t"]
+        podman += ["--storage-driver=vfs", "--events-backend=none"]
+        image = _run(*podman, "pull", "--quiet", f"--signature-policy={policy}", f"oci:{store}:{name}")
+        return _run(*podman, "image", "inspect", "--format={{.Digest}}", image.strip()).strip()
+
+
+_READERS = {"skopeo": _read_by_skopeo, "umoci": _read_by_umoci, "podman": _read_by_podman}
+
+
+@pytest.mark.parametrize("tool", [pytest.param(tool, marks=_needs(tool)) for tool in _READERS])
+async def test_tools_read_a_store_that_is_written_to(store: ImageStore, tmp_path: Path, tool: str) -> None:
+    """L9: Other tools read an image out of the store as it lies while another process writes to it."""
+    descriptor = await _image(store)
+    for name in (_REFERENCES[0], "tool"):
+        await store.set_reference(name, descriptor)
+    async with worker(store.path, "churn") as writer:
+        assert await writer.line() == "ready"
+        reads = 1 if tool == "podman" else 5
+        for number in range(reads):
+            where = tmp_path / f"{tool}{number}"
+            found = await asyncio.to_thread(_READERS[tool], store.path, _REFERENCES[0], where)
+            assert found in ("", descriptor.digest)
+        await writer.tell("stop")
+        assert int(await writer.line()) > 1
+
+    assert await store.verify() == []
+    assert {_REFERENCES[0], "tool"} <= (await store.references()).keys()
+
+
+@_needs("skopeo")
+@_needs("umoci")
+async def test_layouts_go_from_tool_to_tool(store: ImageStore, tmp_path: Path) -> None:
+    """What we export skopeo and umoci read and change, and what they wrote is imported."""
+    descriptor = await _image(store)
+    await store.set_reference("tool", descriptor)
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    await store.export_layout("tool", ours)
+    copy = ("skopeo", "--insecure-policy", "copy")
+    await _run_beside(*copy, f"oci:{ours}:tool", f"oci:{theirs}:{_REFERENCES[0]}")
+    await _run_beside("umoci", "config", "--image", f"{ours}:tool", "--tag", "changed", "--author", "me")
+    assert await store.import_layout(theirs) == [_REFERENCES[0]]
+    assert set(await store.import_layout(ours)) == {"tool", "changed"}
+
+    found = await store.references()
+    assert found[_REFERENCES[0]].digest == found["tool"].digest == descriptor.digest
+    assert found["changed"].digest == names_in(ours)["changed"] != descriptor.digest
+    await store.export_layout("changed", theirs)
+    assert names_in(theirs) == {_REFERENCES[0]: descriptor.digest, "changed": found["changed"].digest}
+    assert await store.verify() == []
+
+
+@_needs("skopeo")
+async def test_an_image_without_a_name(store: ImageStore, tmp_path: Path) -> None:
+    """An image that skopeo wrote without a name is imported under the one that it is given."""
+    descriptor = await _image(store)
+    await store.set_reference("tool", descriptor)
+    out = tmp_path / "out"
+    await _run_beside("skopeo", "--insecure-policy", "copy", f"oci:{store.path}:tool", f"oci:{out}")
+    assert await store.import_layout(out, name="given") == ["given"]
+    assert (await store.references())["given"].digest == descriptor.digest

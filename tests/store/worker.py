@@ -55,7 +55,21 @@ async def notes(store: ImageStore, count: str) -> None:
     _say("done")
 
 
+async def churn(store: ImageStore) -> None:
+    """Write blobs, and name images anew, until told to stop."""
+    told = asyncio.create_task(_told())
+    number = 0
+    while not told.done():
+        descriptor = await helpers.put_descriptor(store, f"manifest {number}".encode())
+        await helpers.save(store, *helpers.content(200_000, number))
+        await store.set_reference(f"docker.io/library/churn:{number % 5}", descriptor)
+        if number == 0:
+            _say("ready")
+        number += 1
+    _say(str(number))
+
+
 if __name__ == "__main__":
     _, path, command, *rest = sys.argv
-    commands = {"hold": hold, "save": save, "references": references, "notes": notes}
+    commands = {"hold": hold, "save": save, "references": references, "notes": notes, "churn": churn}
     asyncio.run(commands[command](ImageStore(path), *rest))  # type: ignore[operator]

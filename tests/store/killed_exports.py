@@ -1,0 +1,83 @@
+"""Kills an export at its first file-system call, then at its second, and so on; each is completed after.
+
+`python -m tests.store.killed_exports DIRECTORY LINKED`. Prints the number of calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from aioruntime.store import files
+from aioruntime.store.store import ImageStore
+from tests.store.layouts import add_image, list_images, names_in
+
+_CALLS = ("open", "pread", "pwrite", "fsync", "rename", "link", "fchmod", "unlink", "mkdir", "fstat", "lstat")
+_SIZE = 100_000
+
+
+class _Deadly:
+    """`os`, except that one call of those that the store makes kills, once it was made."""
+
+    def __init__(self, turn: int) -> None:
+        self._left = turn
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(os, name)
+        if name not in _CALLS:
+            return call
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments, **options)
+
+        return counted
+
+
+def _killed(store: Path, out: Path, turn: int) -> bool:
+    """Export in a process that is killed at call number *turn*; tell whether it came to that."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            setattr(files, "os", _Deadly(turn))  # noqa: B010 - mypy knows that a module is no object of ours
+            asyncio.run(ImageStore(store).export_layout("image", out))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
+
+
+def main(directory: Path, linked: bool) -> None:
+    source, store = directory / "source", directory / "store"
+    image = add_image(source, 1, _SIZE)
+    list_images(source, ("image", image))
+    asyncio.run(ImageStore(store).import_layout(source))
+    if not linked:
+        setattr(files, "link", lambda *_: False)  # noqa: B010
+    for turn in count(1):
+        out = directory / f"out{turn}"
+        killed = _killed(store, out, turn)
+        if (out / "index.json").exists():
+            assert names_in(out) in ({}, {"image": image["digest"]})
+        asyncio.run(ImageStore(store).export_layout("image", out))
+        assert names_in(out) == {"image": image["digest"]}, turn
+        assert sorted(os.listdir(out)) == ["blobs", "index.json", "oci-layout"], turn
+        shutil.rmtree(out)
+        if not killed:
+            break
+    assert asyncio.run(ImageStore(store).verify()) == []
+    print(turn - 1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), bool(int(sys.argv[2])))

@@ -1,0 +1,542 @@
+"""Images that come from other image layouts, and go into them."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aioruntime.errors import (
+    DigestMismatch,
+    InvalidSpec,
+    LayersMissing,
+    NotStored,
+    SizeMismatch,
+    StoreError,
+    StoreFull,
+)
+from aioruntime.oci.digest import ImageDigest
+from aioruntime.oci.reference import OciRef
+from aioruntime.store import files
+from aioruntime.store.store import ImageStore
+from tests.store.helpers import ROOT, blob_path, content, partial_path, partials, save, save_some
+from tests.store.layouts import (
+    INDEX_TYPE,
+    add_blob,
+    add_image,
+    blob_at,
+    changed,
+    list_images,
+    make_layout,
+    names_in,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+NAME = "docker.io/library/tool:1"
+LAYER = content(3_000_000, 0)[1]  # of the first image of a layout
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return tmp_path / "source"
+
+
+@contextmanager
+def other_disk(path: Path, size: str = "64m") -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount")
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", path], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+async def _stored(store: ImageStore, source: Path) -> ImageDigest:
+    """Have one image in the store."""
+    image = make_layout(source, NAME)[0]
+    await store.import_layout(source)
+    return ImageDigest(image["digest"])
+
+
+# Import
+
+
+async def test_images_keep_their_names(store: ImageStore, source: Path) -> None:
+    """All named images of a layout are in the store, whole, by their names; an unnamed one is left out."""
+    one, two, three = make_layout(source, NAME, "latest", None)
+    names = await store.import_layout(str(source))
+
+    assert names == [NAME, "latest"]
+    found = await store.references()
+    assert {name: each.digest for name, each in found.items()} == {
+        NAME: one["digest"],
+        "latest": two["digest"],
+    }
+    assert not await store.has(ImageDigest(three["digest"]))
+    assert await store.missing([]) == []
+    assert await store.read(LAYER) == content(3_000_000, 0)[0]
+    assert await store.verify() == []
+    assert partials(store) == []
+
+
+async def test_an_index_of_platforms(store: ImageStore, source: Path) -> None:
+    """An index comes with the images of those platforms that the layout has."""
+    here, absent = add_image(source, 1), add_image(source.with_name("elsewhere"), 2)
+    root = add_blob(
+        source, json.dumps({"schemaVersion": 2, "manifests": [absent, here]}).encode(), INDEX_TYPE
+    )
+    list_images(source, (NAME, root))
+    await store.import_layout(source)
+
+    assert (await store.references())[NAME].digest == root["digest"]
+    assert await store.has(ImageDigest(here["digest"]))
+    assert await store.has(content(3_000_000, 1)[1])
+
+
+@pytest.mark.parametrize(
+    ("names", "name", "message"),
+    [
+        ([None], None, "no name for .*give it one"),
+        ([None, None], None, "no name for .*name them there first"),
+        (["a", "b"], "c", r"several images \(a, b\)"),
+        (["a"], "", "empty"),
+        ([], None, "lists no image"),
+        ([], "c", "lists no image"),
+    ],
+)
+async def test_names_that_can_not_be_given(
+    store: ImageStore, source: Path, names: list[str | None], name: str | None, message: str
+) -> None:
+    """Where it is not clear which image gets which name nothing is copied, and the images are listed."""
+    make_layout(source, *names)
+    with pytest.raises(InvalidSpec, match=message):
+        await store.import_layout(source, name)
+    assert not store.path.exists()
+
+
+@pytest.mark.parametrize("named", [None, "latest"])
+async def test_a_name_for_the_only_image(store: ImageStore, source: Path, named: str | None) -> None:
+    """The only image of a layout gets the name that was given, and no other."""
+    image = make_layout(source, named)[0]
+
+    assert await store.import_layout(source, name=NAME) == [NAME]
+    assert {name: each.digest for name, each in (await store.references()).items()} == {NAME: image["digest"]}
+
+
+async def test_what_is_here_is_not_read_again(store: ImageStore, source: Path) -> None:
+    """Blobs that the store has may be gone from the layout."""
+    make_layout(source, NAME)
+    data, digest = content(3_000_000, 0)
+    await save(store, data, digest)
+    blob_at(source, digest).unlink()
+
+    assert await store.import_layout(source) == [NAME]
+
+
+def _cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def _linked(path: Path) -> None:
+    path.symlink_to(path.rename(path.with_name("elsewhere")))
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("what", ["layer", "config", "manifest"])
+@pytest.mark.parametrize(
+    ("damage", "error"),
+    [
+        (changed, DigestMismatch),
+        (_cut, SizeMismatch),
+        (os.unlink, LayersMissing),
+        (_linked, StoreError),
+        (_pipe, StoreError),
+        (_directory, StoreError),
+    ],
+)
+async def test_a_damaged_layout(
+    store: ImageStore, source: Path, what: str, damage: Callable[[Path], None], error: type[StoreError]
+) -> None:
+    """L7: A blob that is altered, cut, absent, or no file, is told by its path, and nothing gets a name."""
+    image = make_layout(source, NAME, "other")[0]
+    manifest = json.loads(blob_at(source, image["digest"]).read_bytes())
+    digest = {"layer": LAYER, "config": manifest["config"]["digest"], "manifest": image["digest"]}[what]
+    damage(blob_at(source, digest))
+    with pytest.raises(error, match=str(source)) as caught:
+        await store.import_layout(source)
+
+    assert digest.partition(":")[2] in str(caught.value)
+    assert type(caught.value) is error
+    assert await store.references() == {}
+    assert await store.verify() == []
+
+
+async def test_a_wrong_size_in_the_index(store: ImageStore, source: Path) -> None:
+    """A manifest of another size than the layout's index says is told."""
+    image = make_layout(source, NAME)[0]
+    list_images(source, (NAME, {**image, "size": image["size"] + 1}))
+    with pytest.raises(SizeMismatch, match=str(source)):
+        await store.import_layout(source)
+    assert await store.references() == {}
+
+
+def _no_version(layout: Path) -> None:
+    (layout / "oci-layout").unlink()
+
+
+def _other_version(layout: Path) -> None:
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "2.0.0"}')
+
+
+def _broken_version(layout: Path) -> None:
+    (layout / "oci-layout").write_text("1.0.0")
+
+
+def _version_pipe(layout: Path) -> None:
+    _pipe(layout / "oci-layout")
+
+
+def _broken_index(layout: Path) -> None:
+    (layout / "index.json").write_text("[")
+
+
+def _index_link(layout: Path) -> None:
+    _linked(layout / "index.json")
+
+
+def _archive(layout: Path) -> None:
+    layout.rename(layout.with_name("moved"))
+    layout.write_text("archive")
+
+
+def _gone(layout: Path) -> None:
+    layout.rename(layout.with_name("moved"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_no_version, "not an OCI image layout.*skopeo"),
+        (_other_version, "version 2.0.0, only 1.0.0 is understood"),
+        (_broken_version, "names no version"),
+        (_version_pipe, "not a regular file"),
+        (_broken_index, "not an image index; copy"),
+        (_index_link, "not a regular file"),
+        (_archive, "not an OCI image layout.*unpack"),
+        (_gone, "not an OCI image layout"),
+    ],
+)
+async def test_what_is_no_layout(
+    store: ImageStore, source: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    """L7: What is no image layout is told with its path and what can be done."""
+    make_layout(source, NAME)
+    spoil(source)
+    with pytest.raises(StoreError, match=f"{source}.*{message}"):
+        await store.import_layout(source)
+    assert not store.path.exists()
+
+
+async def test_wrong_bytes_of_an_earlier_attempt(store: ImageStore, source: Path) -> None:
+    """What an earlier download left is gone on with, and thrown away if it was wrong."""
+    make_layout(source, NAME)
+    for seed, begun in ((0, content(3_000_000, 5)[0]), (1000, content(3_000_000, 1000)[0])):
+        await save_some(store, begun, content(3_000_000, seed)[1], 1_500_000)
+    assert len(partials(store)) == 2
+    await store.import_layout(source)
+
+    assert partials(store) == []
+    assert await store.verify() == []
+
+
+async def test_cancelled_import(store: ImageStore, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import that is cancelled names nothing, leaves no file open, and is completed by the next."""
+    make_layout(source, NAME)
+    entered = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    read = files.File.read_at
+
+    def told(file: files.File, offset: int, count: int) -> bytes:
+        if file.path.name == LAYER.hex and offset >= 2**20:
+            loop.call_soon_threadsafe(entered.set)
+        return read(file, offset, count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.File, "read_at", told)
+        task = asyncio.create_task(store.import_layout(source))
+        await entered.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await store.references() == {}
+    assert _open_below(source) == []
+    assert partial_path(store, LAYER).stat().st_size >= 2**20
+
+    assert await store.import_layout(source) == [NAME]
+
+
+def _open_below(path: Path) -> list[str]:
+    links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+    return [
+        found for link in links if os.path.lexists(link) if (found := os.readlink(link)).startswith(str(path))
+    ]
+
+
+async def test_imports_at_once(tmp_path: Path, source: Path) -> None:
+    """Stores that share a directory may import layouts with common blobs at once."""
+    make_layout(source, "a", "b", "c", "d")
+    stores = [ImageStore(tmp_path / "store") for _ in range(4)]
+    await asyncio.gather(*(store.import_layout(source) for store in stores))
+
+    assert set(await stores[0].references()) == {"a", "b", "c", "d"}
+    assert await stores[0].verify() == []
+
+
+# Export
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    return os.path.samefile(one, other)
+
+
+async def test_export_links(store: ImageStore, source: Path, tmp_path: Path) -> None:
+    """On the store's file system an exported image is further names for the store's files."""
+    digest = await _stored(store, source)
+    await store.export_layout(NAME, tmp_path / "deep" / "out")
+    out = tmp_path / "deep" / "out"
+
+    assert names_in(out) == {NAME: digest}
+    assert _same_file(blob_at(out, LAYER), blob_path(store, LAYER))
+    assert sorted(os.listdir(out)) == ["blobs", "index.json", "oci-layout"]
+    assert len(os.listdir(out / "blobs" / "sha256")) == 4
+
+
+async def test_export_to_another_disk(store: ImageStore, source: Path, tmp_path: Path) -> None:
+    """On another file system blobs are copied; what is there with its size is kept, all else replaced."""
+    digest = await _stored(store, source)
+    with other_disk(tmp_path / "disk") as disk:
+        out = disk / "out"
+        await store.export_layout(NAME, out)
+        assert names_in(out) == {NAME: digest}
+        assert blob_at(out, LAYER).stat().st_mode & 0o777 == 0o444
+
+        kept = blob_at(out, digest).stat()
+        _cut(blob_at(out, LAYER))
+        await store.export_layout(NAME, out)
+        assert names_in(out) == {NAME: digest}
+        assert blob_at(out, digest).stat() == kept
+        assert sorted(os.listdir(out)) == ["blobs", "index.json", "oci-layout"]
+
+
+async def test_export_clones(
+    store: ImageStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the file system can, exported files share their content with the store's, but not their names."""
+    digest = await _stored(store, source)
+
+    def ioctl(fd: int, request: int, argument: int) -> int:
+        assert request == 0x40049409  # FICLONE in linux/fs.h: not every disk that tests run on has it
+        os.sendfile(fd, argument, 0, 10_000_000)
+        return 0
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    out = tmp_path / "out"
+    await store.export_layout(NAME, out)
+
+    assert names_in(out) == {NAME: digest}
+    assert not _same_file(blob_at(out, LAYER), blob_path(store, LAYER))
+    assert sorted(os.listdir(out)) == ["blobs", "index.json", "oci-layout"]
+
+
+async def test_export_adds_to_a_layout(store: ImageStore, source: Path, tmp_path: Path) -> None:
+    """An image is added to a layout of others, whose entries and files stay; its name gets the new image."""
+    digest = await _stored(store, source)
+    out = tmp_path / "out"
+    theirs, replaced = add_image(out, 7), add_image(out, 8)
+    list_images(out, ("theirs", theirs), (NAME, replaced))
+    (out / "README").write_text("of others")
+    await store.export_layout(NAME, out)
+
+    assert names_in(out) == {"theirs": theirs["digest"], NAME: digest}
+    assert (out / "README").read_text() == "of others"
+
+
+async def test_exports_at_once(store: ImageStore, source: Path, tmp_path: Path) -> None:
+    """Exports into one layout at once all end up in it."""
+    names = [f"tool:{number}" for number in range(5)]
+    images = make_layout(source, *names)
+    await store.import_layout(source)
+    out = tmp_path / "out"
+    await asyncio.gather(*(store.export_layout(name, out) for name in names))
+
+    assert names_in(out) == {name: image["digest"] for name, image in zip(names, images, strict=True)}
+    assert sorted(os.listdir(out)) == ["blobs", "index.json", "oci-layout"]
+
+
+@pytest.mark.parametrize("form", [NAME, "tool:1", OciRef.parse("tool:1")])
+async def test_names_of_what_is_exported(
+    store: ImageStore, source: Path, tmp_path: Path, form: str | OciRef
+) -> None:
+    """An image is found by its name in every form, and keeps its full name."""
+    digest = await _stored(store, source)
+    await store.export_layout(form, tmp_path / "out")
+
+    assert names_in(tmp_path / "out") == {NAME: digest}
+
+
+async def test_export_by_digest(store: ImageStore, source: Path, tmp_path: Path) -> None:
+    """An image is found by its digest, whether it has a name or is one of an index."""
+    inner = add_image(source, 1)
+    root = add_blob(source, json.dumps({"schemaVersion": 2, "manifests": [inner]}).encode(), INDEX_TYPE)
+    list_images(source, (NAME, root))
+    await store.import_layout(source)
+    out = tmp_path / "out"
+    for digest in (root["digest"], inner["digest"]):
+        await store.export_layout(digest, out)
+
+    assert names_in(out) == {each["digest"]: each["digest"] for each in (root, inner)}
+    listed = json.loads((out / "index.json").read_bytes())["manifests"]
+    assert [entry["mediaType"] for entry in listed] == [INDEX_TYPE, inner["mediaType"]]
+
+
+@pytest.mark.parametrize("image", ["tool:2", "", "sha256:" + "0" * 64, "sha256:0"])
+async def test_export_of_what_is_not_stored(
+    store: ImageStore, source: Path, tmp_path: Path, image: str
+) -> None:
+    """What the store does not have is told, and nothing is written."""
+    await _stored(store, source)
+    with pytest.raises(NotStored, match=f"^{image} is not in the store"):
+        await store.export_layout(image, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+async def test_export_of_what_is_not_whole(store: ImageStore, source: Path, tmp_path: Path) -> None:
+    """An image of which a layer is gone is not exported."""
+    await _stored(store, source)
+    blob_path(store, LAYER).unlink()
+    with pytest.raises(LayersMissing) as caught:
+        await store.export_layout(NAME, tmp_path / "out")
+    assert caught.value.digests == (LAYER,)
+    assert not (tmp_path / "out").exists()
+
+
+async def test_export_of_a_damaged_layer(store: ImageStore, source: Path, tmp_path: Path) -> None:
+    """A copy of an altered layer never gets its name, and the layout stays without the image."""
+    await _stored(store, source)
+    changed(blob_path(store, LAYER))
+    with other_disk(tmp_path / "disk") as disk:
+        with pytest.raises(DigestMismatch, match=LAYER.hex):
+            await store.export_layout(NAME, disk / "out")
+        assert not blob_at(disk / "out", LAYER).exists()
+        assert names_in(disk / "out") == {}
+        assert sorted(os.listdir(disk / "out")) == ["blobs", "index.json", "oci-layout"]
+
+
+async def test_export_to_a_full_disk(store: ImageStore, source: Path, tmp_path: Path) -> None:
+    """A disk that is full is told; with room again the next export completes the layout."""
+    digest = await _stored(store, source)
+    with other_disk(tmp_path / "disk", "9m") as disk:
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(5_000_000))
+        with pytest.raises(StoreFull, match=str(disk)):
+            await store.export_layout(NAME, disk / "out")
+        assert names_in(disk / "out") == {}
+        ballast.unlink()
+        await store.export_layout(NAME, disk / "out")
+        assert names_in(disk / "out") == {NAME: digest}
+
+
+async def test_where_nothing_is_exported_to(store: ImageStore, source: Path, tmp_path: Path) -> None:
+    """What has something else in it, is a file, a store, or of another version, stays as it is."""
+    await _stored(store, source)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("mine")
+    newer = tmp_path / "newer"
+    newer.mkdir()
+    _other_version(newer)
+    for path, message in (
+        (other, "has thesis.tex in it"),
+        (other / "thesis.tex", "not a directory"),
+        (store.path, "an image store of its own"),
+        (newer, "version 2.0.0"),
+    ):
+        before = sorted(path.rglob("*"))
+        with pytest.raises(StoreError, match=message):
+            await store.export_layout(NAME, path)
+        assert sorted(path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_killed_exports(tmp_path: Path, linked: bool) -> None:
+    """L1: Killed at any file-system call, an export leaves a directory that the next one completes."""
+    with other_disk(tmp_path / "disk") as disk:  # where fsync takes no time
+        command = [sys.executable, "-m", "tests.store.killed_exports", str(disk), str(int(linked))]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 40
+
+
+_MEASURED = """
+import asyncio, resource, sys
+from pathlib import Path
+from aioruntime.store import files
+from aioruntime.store.store import ImageStore
+files.link = files.File.clone = lambda *_: False
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+async def main(directory):
+    store = ImageStore(directory / "store")
+    await store.import_layout(directory / "small")
+    await store.export_layout("small", directory / "out")
+    before = peak()
+    await store.import_layout(directory / "large")
+    await store.export_layout("large", directory / "out")
+    print(peak() - before)
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+def test_memory(tmp_path: Path) -> None:
+    """A layer of 200 MB goes in and out in less than 24 MiB of memory."""
+    for name, size in (("small", 10_000_000), ("large", 200_000_000)):
+        layout = tmp_path / name
+        list_images(layout, (name, add_image(layout, 1, 1000)))
+        _with_large_layer(layout, name, size)
+    command = [sys.executable, "-c", _MEASURED, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 24 * 1024
+    assert set(names_in(tmp_path / "out")) == {"small", "large"}
+
+
+def _with_large_layer(layout: Path, name: str, size: int) -> None:
+    large = add_blob(layout, bytes(size), "layer")
+    image: dict[str, Any] = json.loads((layout / "index.json").read_bytes())["manifests"][0]
+    manifest = json.loads(blob_at(layout, image["digest"]).read_bytes())
+    manifest["layers"].append(large)
+    list_images(layout, (name, add_blob(layout, json.dumps(manifest).encode(), image["mediaType"])))
