@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from aioruntime.errors import StoreBusy
-from aioruntime.tasks import in_thread
+from aioruntime.tasks import in_thread, to_completion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,11 +44,8 @@ class Threads:
         return await in_thread(call, *args, limiter=self._many)
 
     async def run_urgent(self, call: Callable[..., _T], *args: object) -> _T:
-        """Make a short call that cleans up, without waiting for a turn and shielded from anyio's scopes."""
-        results: list[_T] = []
-        with anyio.CancelScope(shield=True):
-            results.append(await in_thread(call, *args, limiter=self._urgent))
-        return results[0]
+        """Make a short call that cleans up, without waiting for a turn and however often we are cancelled."""
+        return await to_completion(in_thread(call, *args, limiter=self._urgent))
 
     async def poll(
         self,
