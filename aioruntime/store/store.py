@@ -447,13 +447,13 @@ class ImageStore:
     async def export_layout(self, image: OciRef | str, path: str | os.PathLike[str]) -> None:
         """Write an image of the store into an OCI image layout, for other tools or another machine.
 
-        Its files are clones or hard links of the store's where the file system has them, else copies, their
-        hash checked. Blobs that are there already are kept. An export that was interrupted is completed by
-        the next.
+        Its files are clones of the store's where the file system has that, else the same files under further
+        names (hard links, not to be altered), else copies, their hash checked. Blobs that are there already
+        are kept. An export that was interrupted is completed by the next.
 
         Args:
-            image: a reference, a name, or the digest of a manifest or an index. An index is
-                exported with all its platforms that the store has.
+            image: a reference, a name, or the digest of a manifest or an index, which is the name there
+                then. An index is exported with all its platforms that the store has.
             path: the layout's directory: a layout to add to, or empty, or not there.
 
         Raises:

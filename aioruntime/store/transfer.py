@@ -48,8 +48,7 @@ async def import_layout(
     for root in roots:
         tree = await threads.run(read_tree, source.layout, root)
         sizes |= {digest: size for digest, size in tree.sizes.items() if digest not in roots}
-        wrong = () if tree.sizes[root] == roots[root] else (root,)
-        for digest in (*wrong, *tree.missing):
+        for digest in tree.missing:
             if not await store.has(digest, sizes[digest]):
                 raise await threads.run(source.fault, digest, sizes[digest])
 
@@ -154,7 +153,7 @@ def _found(layout: Layout, image: OciRef | str) -> tuple[str, Descriptor]:
     named = read_names(layout)
     for name in named.names_of(image):
         descriptor = named.images[name]
-        return (descriptor.digest if image == descriptor.digest else name), descriptor
+        return str(image) if image == descriptor.digest else name, descriptor
     try:
         digest = ImageDigest(str(image))
         raw = blobs.read(layout, digest, _DOCUMENT_LIMIT)
@@ -164,7 +163,7 @@ def _found(layout: Layout, image: OciRef | str) -> tuple[str, Descriptor]:
         ) from None
     document = decode_document(raw, None, digest)
     kind = media_types.OCI_INDEX if isinstance(document, Index) else media_types.OCI_MANIFEST
-    return digest, Descriptor(document.media_type or kind, digest, len(raw))
+    return str(digest), Descriptor(document.media_type or kind, digest, len(raw))
 
 
 async def _each(limit: int, items: Iterable[_T], work: Callable[[_T], Awaitable[None]]) -> None:

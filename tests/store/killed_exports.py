@@ -1,5 +1,6 @@
-"""Kills an export at its first file-system call, then at its second, and so on; each is completed after.
+"""Kills an export before its first change of a file system, then before its second, and so on.
 
+Each is completed after.
 `python -m tests.store.killed_exports DIRECTORY LINKED`. Prints the number of calls.
 """
 
@@ -18,12 +19,21 @@ from aioruntime.store import files
 from aioruntime.store.store import ImageStore
 from tests.store.layouts import add_image, list_images, names_in
 
-_CALLS = ("open", "pread", "pwrite", "fsync", "rename", "link", "fchmod", "unlink", "mkdir", "fstat", "lstat")
+_CALLS = (
+    "open",
+    "pwrite",
+    "fsync",
+    "rename",
+    "link",
+    "fchmod",
+    "unlink",
+    "mkdir",
+)  # all that change something
 _SIZE = 100_000
 
 
 class _Deadly:
-    """`os`, except that one call of those that the store makes kills, once it was made."""
+    """`os`, except that one of its calls kills before it is made."""
 
     def __init__(self, turn: int) -> None:
         self._left = turn

@@ -24,7 +24,7 @@ from aioruntime.errors import (
 )
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.reference import OciRef
-from aioruntime.store import files
+from aioruntime.store import files, foreign
 from aioruntime.store.store import ImageStore
 from tests.store.helpers import ROOT, blob_path, content, partial_path, partials, save, save_some
 from tests.store.layouts import (
@@ -41,6 +41,8 @@ from tests.store.layouts import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from aioruntime.oci.documents import Descriptor
 
 NAME = "docker.io/library/tool:1"
 LAYER = content(3_000_000, 0)[1]  # of the first image of a layout
@@ -313,6 +315,35 @@ async def test_imports_at_once(tmp_path: Path, source: Path) -> None:
     assert await stores[0].verify() == []
 
 
+async def test_nothing_that_moves_is_collected(
+    store: ImageStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L11: A prune that wants all room takes nothing of what is being imported or exported."""
+    image = make_layout(source, NAME)[0]
+    other = ImageStore(store.path)
+    add, name_it = foreign.ForeignLayout.add, ImageStore.set_reference
+    kept = []
+
+    async def pruned_before(self: ImageStore, name: str, descriptor: Descriptor) -> None:
+        kept.append((await other.prune(max_bytes=0)).blobs)
+        await name_it(self, name, descriptor)
+
+    def pruned_before_add(self: foreign.ForeignLayout, name: str, descriptor: Descriptor) -> None:
+        kept.append(asyncio.run(ImageStore(store.path).prune(max_bytes=0)).blobs)
+        add(self, name, descriptor)
+
+    monkeypatch.setattr(ImageStore, "set_reference", pruned_before)
+    monkeypatch.setattr(foreign.ForeignLayout, "add", pruned_before_add)
+    assert await store.import_layout(source) == [NAME]
+    await store.export_layout(NAME, tmp_path / "out")
+
+    assert kept == [(), ()]
+    assert [(each.name, each.missing) for each in await store.images()] == [(NAME, ())]
+    assert names_in(tmp_path / "out") == {NAME: image["digest"]}
+    await other.prune(max_bytes=0)
+    assert await store.images() == []
+
+
 # Export
 
 
@@ -420,7 +451,7 @@ async def test_export_by_digest(store: ImageStore, source: Path, tmp_path: Path)
     assert [entry["mediaType"] for entry in listed] == [INDEX_TYPE, inner["mediaType"]]
 
 
-@pytest.mark.parametrize("image", ["tool:2", "", "sha256:" + "0" * 64, "sha256:0"])
+@pytest.mark.parametrize("image", ["tool:2", "sha256:" + "0" * 64, "sha256:0"])
 async def test_export_of_what_is_not_stored(
     store: ImageStore, source: Path, tmp_path: Path, image: str
 ) -> None:
@@ -490,7 +521,7 @@ async def test_where_nothing_is_exported_to(store: ImageStore, source: Path, tmp
 
 @pytest.mark.parametrize("linked", [True, False])
 def test_killed_exports(tmp_path: Path, linked: bool) -> None:
-    """L1: Killed at any file-system call, an export leaves a directory that the next one completes."""
+    """L1: Killed before any change of a file, an export leaves a layout that the next one completes."""
     with other_disk(tmp_path / "disk") as disk:  # where fsync takes no time
         command = [sys.executable, "-m", "tests.store.killed_exports", str(disk), str(int(linked))]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -501,7 +532,7 @@ def test_killed_exports(tmp_path: Path, linked: bool) -> None:
 _MEASURED = """
 import asyncio, resource, sys
 from pathlib import Path
-from aioruntime.store import files
+from aioruntime.store import files, foreign
 from aioruntime.store.store import ImageStore
 files.link = files.File.clone = lambda *_: False
 
