@@ -50,19 +50,20 @@ async def collect(layout: Layout, threads: Threads, survey: Survey, plan: Plan) 
         StoreError: something can't be removed.
     """
     work = _Collection(layout, survey, plan)
+    what = f"the store {layout.root}"
 
     async def drop(step: Callable[[Sequence[_T]], bool | None], items: Iterable[_T]) -> None:
         left = list(items)
         while left:
             batch, left = left[:_BATCH], left[_BATCH:]
-            await threads.poll(partial(step, batch), str(layout.root))
+            await threads.poll(partial(step, batch), what, layout.lock_file)
 
     try:
-        await threads.poll(work.drop_names, str(layout.root))
+        await threads.poll(work.drop_names, what, layout.lock_file)
     except StoreFull:
         # There is no room to write down which names are left: make some with what they name.
         await drop(work.drop_named_blobs, plan.blobs)
-        await threads.poll(work.drop_names, str(layout.root))
+        await threads.poll(work.drop_names, what, layout.lock_file)
     await drop(work.drop_blobs, plan.blobs)
     await drop(work.drop_files, await threads.run(work.waste))
     return work.report()

@@ -12,6 +12,7 @@ __all__ = (
     "default_root",
     "free_bytes",
     "link",
+    "link_target",
     "lookup",
     "make_directory",
     "names_in",
@@ -157,6 +158,11 @@ class Status(NamedTuple):
     inode: int
     changed_ns: int
     modified_ns: int
+
+    @property
+    def device_name(self) -> str:
+        """The device as ``/proc/locks`` writes it."""
+        return f"{os.major(self.device):02x}:{os.minor(self.device):02x}"
 
     def same_file(self, other: Status) -> bool:
         """Tell whether both are of one file, whatever its content."""
@@ -372,6 +378,15 @@ def names_in(path: Path) -> list[str]:
             return sorted(os.listdir(path))
         except FileNotFoundError:
             return []
+
+
+def link_target(path: Path) -> str:
+    """Return what a symbolic link says; empty if it is not there."""
+    with _telling(path):
+        try:
+            return os.readlink(path)
+        except FileNotFoundError:
+            return ""
 
 
 def free_bytes(path: Path) -> int:

@@ -108,6 +108,11 @@ class ForeignLayout:
             actual=actual,
         )
 
+    @property
+    def lock_file(self) -> Path:
+        """Held by who of us adds to it."""
+        return self.root / f"{_OURS}lock"
+
     def take(self) -> bool | None:
         """Become the only one of us who adds to it, made if it is not there; None if we must wait.
 
@@ -116,7 +121,7 @@ class ForeignLayout:
         """
         self._refuse()
         files.make_directory(self.root)
-        self._lock = files.open_locked(self.root / f"{_OURS}lock")
+        self._lock = files.open_locked(self.lock_file)
         if self._lock is None:
             return None
         for name in files.names_in(self.root):  # of an export that was killed

@@ -127,7 +127,7 @@ class Layout:
         files.make_directory(self.root, 0o700)
         for path in directories:
             files.make_directory(path, 0o700)
-        lock = files.open_locked(self._lock)
+        lock = files.open_locked(self.lock)
         if lock is None:
             return False
         with lock:
@@ -147,12 +147,13 @@ class Layout:
             )
 
     @property
-    def _lock(self) -> Path:
+    def lock_file(self) -> Path:
+        """The lock of all that is listed, held for moments only."""
         return self.root / "aioruntime" / "lock"
 
     def lock(self) -> files.File | None:
         """Take the store's lock, for a moment; None if another holds it and we must wait."""
-        return files.open_locked(self._lock) if self.prepare() else None
+        return files.open_locked(self.lock_file) if self.prepare() else None
 
     def update(self, path: Path, change: Callable[[bytes | None], bytes]) -> bytes | None:
         """Replace a small document under the store's lock; None if another holds it and we must wait.

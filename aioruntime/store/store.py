@@ -126,7 +126,8 @@ class ImageStore:
         part = Partial(self._layout, digest, size)
         release: Callable[[], None] = part.release
         try:
-            if await self._threads.poll(part.claim, str(digest)) is Claim.PRESENT:
+            lock = self._layout.partial(digest)
+            if await self._threads.poll(part.claim, str(digest), lock) is Claim.PRESENT:
                 yield None
                 return
             while not part.resumed:
@@ -150,7 +151,8 @@ class ImageStore:
             raise DigestMismatch(
                 f"content given for {digest} is {actual}; nothing was stored", expected=digest, actual=actual
             )
-        await self._threads.poll(partial(put, self._layout, digest, data), str(digest))
+        attempt = partial(put, self._layout, digest, data)
+        await self._threads.poll(attempt, str(digest), self._layout.partial(digest))
 
     async def read(self, digest: ImageDigest, *, limit: int = _READ_LIMIT) -> bytes:
         """Return a whole small blob, its hash checked.
@@ -242,7 +244,7 @@ class ImageStore:
 
     async def _change_names(self, change: Callable[[Named], Named]) -> None:
         attempt = partial(change_names, self._layout, change)
-        await self._threads.poll(attempt, str(self._layout.index), singly=True)
+        await self._threads.poll(attempt, str(self._layout.index), self._layout.lock_file, singly=True)
 
     async def images(self) -> list[StoredImage]:
         """List the named images, by name, those of other tools included.
@@ -340,7 +342,7 @@ class ImageStore:
         Args:
             name: the note's name, of the characters ``a-z 0-9 . _ -``.
             change: gets the note's bytes, None if there is none, and returns the new ones. It runs in
-                a thread, once, and must not wait for anything.
+                a thread, again if somebody removed the lock's file, and must not wait for anything.
 
         Returns:
             The new bytes.
@@ -353,7 +355,7 @@ class ImageStore:
 
     async def _update(self, path: Path, change: Callable[[bytes | None], bytes]) -> bytes:
         attempt = partial(self._layout.update, path, change)
-        return await self._threads.poll(attempt, str(path), singly=True)
+        return await self._threads.poll(attempt, str(path), self._layout.lock_file, singly=True)
 
     # Work on images
 
@@ -376,7 +378,9 @@ class ImageStore:
         blobs = tuple(digests)
         lease = Lease(self._layout)
         try:
-            await self._threads.poll(partial(lease.take, blobs, image), str(self.path))
+            await self._threads.poll(
+                partial(lease.take, blobs, image), f"the store {self.path}", self._layout.lock_file
+            )
             yield
         finally:
             await self._threads.run_urgent(lease.give_back, () if image else blobs)
@@ -412,7 +416,7 @@ class ImageStore:
     async def _turn(self, name: str, wait: float | None = None) -> AsyncIterator[bool]:
         turn = Turn(self._layout, name)
         try:
-            await self._threads.poll(turn.take, name, give_up=wait)
+            await self._threads.poll(turn.take, name, self._layout.turn(name), give_up=wait)
             yield turn.waited
         finally:
             await self._threads.run_urgent(turn.give_back)

@@ -8,21 +8,25 @@ import asyncio
 import logging
 import math
 import random
+import time
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
 from aioruntime.errors import StoreBusy
+from aioruntime.store.holders import holder_of
 from aioruntime.tasks import in_thread, to_completion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 _SHORTEST_PAUSE = 0.005
 _LONGEST_PAUSE = 0.05
 _WORTH_TELLING = 10.0
+_TOLD_AGAIN = 6
 
 
 class Threads:
@@ -51,33 +55,43 @@ class Threads:
         self,
         attempt: Callable[[], _T | None],
         subject: str,
+        lock: Path,
         *,
         singly: bool = False,
         give_up: float | None = None,
     ) -> _T:
         """Make *attempt* in a thread until it returns something other than None.
 
-        Between attempts nothing is held, so cancelling leaves nothing.
+        Between attempts nothing is held, so cancelling leaves nothing. A wait of 10 s is told in the log,
+        with who holds the lock, and again each time that it is six times as long.
 
         Args:
             attempt: returns None while another process or task is in the way.
-            subject: what is waited for, told in the log when it takes long.
+            subject: what is waited for.
+            lock: the file whose lock is waited for.
             singly: whether this process makes one such attempt at a time.
-            give_up: seconds to wait; None for any time.
+            give_up: seconds to wait at most; None without limit.
 
         Raises:
-            StoreBusy: somebody was in the way for *give_up* seconds.
+            StoreBusy: it was waited for that long; names who holds it.
         """
         pause = _SHORTEST_PAUSE
-        waited = 0.0
+        tell_at = _WORTH_TELLING
+        begin = time.monotonic()
         limiter = self._one if singly else self._many
         while (result := await in_thread(attempt, limiter=limiter)) is None:
-            if give_up is not None and waited >= give_up:
-                raise StoreBusy(f"{subject} is held by another task or process; try again later")
-            delay = pause * random.uniform(0.5, 1.0)
-            if waited < _WORTH_TELLING <= waited + delay:
-                _log.warning("still waiting for another task or process that holds %s", subject)
-            await asyncio.sleep(delay)
-            waited += delay
+            waited = time.monotonic() - begin
+            left = math.inf if give_up is None else give_up - waited
+            if left <= 0:
+                holder = await in_thread(holder_of, lock, limiter=self._many)
+                raise StoreBusy(
+                    f"{subject} is held by {holder}; given up after {waited:.0f} s, "
+                    "try again when that is done, or wait longer"
+                )
+            if waited >= tell_at:
+                holder = await in_thread(holder_of, lock, limiter=self._many)
+                _log.warning("still waiting for %s after %.0f s: it is held by %s", subject, waited, holder)
+                tell_at = waited * _TOLD_AGAIN
+            await asyncio.sleep(min(pause * random.uniform(0.5, 1.0), left))
             pause = min(pause * 1.5, _LONGEST_PAUSE)
         return result

@@ -141,7 +141,7 @@ async def export_layout(
 
     async with store.lease(tree.blobs, image=descriptor.digest):
         try:
-            await threads.poll(target.take, str(target.root))
+            await threads.poll(target.take, str(target.root), target.lock_file)
             await _each(threads.limit, tree.blobs, place)
             await threads.run(target.add, name, descriptor)
         finally:

@@ -54,7 +54,8 @@ async def discard_damaged(layout: Layout, threads: Threads, digest: ImageDigest)
     damaged, seen = await _examined(layout, threads, digest)
     if not damaged:
         return False
-    return await threads.poll(partial(blobs.remove_damaged, layout, digest, seen), str(digest))
+    attempt = partial(blobs.remove_damaged, layout, digest, seen)
+    return await threads.poll(attempt, str(digest), layout.partial(digest))
 
 
 async def _examined(layout: Layout, threads: Threads, digest: ImageDigest) -> tuple[bool, Status | None]:

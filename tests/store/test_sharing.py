@@ -84,16 +84,22 @@ async def test_killed_writer_frees_the_lock(store: ImageStore) -> None:
 async def test_long_wait_is_told(
     store: ImageStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever waits long for a blob finds its digest in the log, once."""
-    monkeypatch.setattr(threads, "_WORTH_TELLING", 0.01)
+    """Whoever waits long for a blob finds its digest in the log, and who has it; then after 6 times that."""
+    monkeypatch.setattr(threads, "_WORTH_TELLING", 0.05)
     data, digest = content(100)
     async with store.ingest(digest, len(data)) as ingest:
         assert ingest is not None
+        begin = time.monotonic()
         waiting = asyncio.create_task(save(store, data, digest))
-        await asyncio.wait([waiting], timeout=0.2)
+        async with asyncio.timeout(10):
+            while len(caplog.messages) < 2:
+                await asyncio.wait([waiting], timeout=0.01)
+        waited = time.monotonic() - begin
         waiting.cancel()
         await asyncio.wait([waiting])
-    assert [digest in message for message in caplog.messages] == [True]
+    assert waited > 0.3
+    assert [digest in message for message in caplog.messages] == [True, True]
+    assert all("held by another task of this process" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "anyio"])
