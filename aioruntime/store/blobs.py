@@ -180,7 +180,7 @@ def remove_damaged(layout: Layout, digest: ImageDigest, seen: files.Status | Non
             files.unlink(layout.blob(digest))
             files.sync_directory(layout.blob(digest).parent)
         if not lock.status().size:
-            files.unlink(lock.path)
+            lock.unlink()
     return remove
 
 

@@ -129,24 +129,63 @@ class File:
 
     def try_lock(self) -> bool:
         """Take the exclusive lock; False if it is held elsewhere or the path has another file by now."""
+        _lockable.add(self)
         with _telling(self.path):
             self._locked = filelock.lock_descriptor(self._fd, blocking=False)
         # Its last holder may have renamed or removed the file between our open and our lock.
-        found = lookup(self.path) if self._locked else None
+        return self._locked and self.in_place()
+
+    def in_place(self) -> bool:
+        """Tell whether the path still has this file: if not, others may have its lock too."""
+        found = lookup(self.path) if self._fd >= 0 else None
         return found is not None and found.same_file(self.status())
+
+    def rename(self, new: Path) -> None:
+        """Give this file a new name, in place of what has that name; `sync_directory` makes it durable."""
+        if not self.in_place():
+            raise StoreError(
+                f"{self.path} was removed or replaced while it was written; try again, "
+                "and leave what is in the store to the tools that write it"
+            )
+        rename(self.path, new)
+
+    def unlink(self) -> None:
+        """Remove the file; harmless if it is not there, or is another's by now."""
+        if self.in_place():
+            unlink(self.path)
+
+    def forget(self) -> None:
+        """Close in a forked child what its parent locked: the lock is the parent's, and goes with it."""
+        with suppress(OSError):
+            os.close(self._fd)
+        self._fd = -1
 
     def close(self) -> None:
         """Release the lock and close; harmless if already closed."""
+        _lockable.discard(self)
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
         # Data that matters was synced; what close reports late can't be acted on any more.
         with suppress(OSError):
             if self._locked:
-                # A child that forked meanwhile shares the lock: closing alone would leave it held.
+                # A child forked by foreign code may share the lock: closing alone would leave it held.
                 filelock.unlock_descriptor(fd)
         with suppress(OSError):
             os.close(fd)
+
+
+# Descriptors that may have a lock. A child forked by Python gives up its copies: it would keep the locks of a
+# parent that is killed, and lose those of one that lives by closing them.
+_lockable: set[File] = set()
+
+
+def _forget_locks() -> None:
+    while _lockable:
+        _lockable.pop().forget()
+
+
+os.register_at_fork(after_in_child=_forget_locks)
 
 
 class Status(NamedTuple):
@@ -222,10 +261,14 @@ def open_scratch(directory: Path) -> File:
 
 
 def _regular(fd: int, path: Path) -> File:
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise not_a_file(path)
-    return File(fd, path)
+    file = File(fd, path)
+    try:
+        if not file.status().regular:
+            raise not_a_file(path)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def create(path: Path) -> File:
@@ -262,17 +305,17 @@ def replace(path: Path, data: bytes, *, over: Status | None = None) -> bool:
         Whether it was replaced.
     """
     temporary = path.with_name(f".{path.name}.new")
-    try:
-        with create(temporary) as file:
+    with create(temporary) as file:
+        try:
             file.write_at(0, data, len(data))
             file.sync(len(data))
-        if over is not None and lookup(path) != over:
-            unlink(temporary)
-            return False
-        rename(temporary, path)
-    except BaseException:
-        unlink(temporary)
-        raise
+            if over is not None and lookup(path) != over:
+                file.unlink()
+                return False
+            file.rename(path)
+        except BaseException:
+            file.unlink()
+            raise
     sync_directory(path.parent)
     return True
 
@@ -374,10 +417,13 @@ def scan(path: Path) -> Iterator[tuple[str, Status]]:
 def names_in(path: Path) -> list[str]:
     """List the names in a directory, sorted; empty if it is not there."""
     with _telling(path):
-        try:
-            return sorted(os.listdir(path))
-        except FileNotFoundError:
-            return []
+        while True:
+            try:
+                return sorted(os.listdir(path))
+            except FileNotFoundError:
+                return []
+            except InterruptedError:
+                continue  # as Python does by itself for most calls, but not for this one
 
 
 def link_target(path: Path) -> str:

@@ -127,7 +127,7 @@ class Layout:
         files.make_directory(self.root, 0o700)
         for path in directories:
             files.make_directory(path, 0o700)
-        lock = files.open_locked(self.lock)
+        lock = files.open_locked(self.lock_file)
         if lock is None:
             return False
         with lock:
@@ -160,7 +160,8 @@ class Layout:
 
         Args:
             path: the document.
-            change: gets the present content, None if there is none, and returns the new.
+            change: gets the present content, None if there is none, and returns the new; again if the lock
+                was lost meanwhile.
         """
         lock = self.lock()
         if lock is None:
@@ -168,6 +169,8 @@ class Layout:
         with lock:
             before = self.read(path)
             after = change(before)
+            if not lock.in_place():
+                return None  # somebody removed it, and others may have changed the document since
             if after != before:
                 files.replace(path, after)
             return after

@@ -153,7 +153,7 @@ class Partial:
             self.drop()
             raise
         try:
-            files.rename(self._path, self._blob)
+            file.rename(self._blob)
             file.protect()
             files.sync_directory(self._blob.parent)
         finally:
@@ -180,7 +180,7 @@ class Partial:
     def drop(self) -> None:
         """Remove what has been written and stop being the writer."""
         try:
-            files.unlink(self._path)
+            self._open.unlink()
         finally:
             self._close()
 
@@ -194,7 +194,7 @@ class Partial:
             if rest:
                 file.write_at(self.length, rest, len(rest))
             if not file.status().size:
-                files.unlink(self._path)
+                file.unlink()
         self._close()
 
     def _close(self) -> None:

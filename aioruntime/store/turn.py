@@ -43,6 +43,6 @@ class Turn:
         file, self._file = self._file, None
         if file is not None:
             try:
-                files.unlink(self._path)
+                file.unlink()
             finally:
                 file.close()
