@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = (
-    "ALGORITHMS",
-    "BlobReader",
-    "digests",
-    "holds",
-    "open_blob",
-    "read",
-    "remove_damaged",
-    "skim_damaged",
-)
+__all__ = ("ALGORITHMS", "BlobReader", "holds", "open_blob", "read")
 
-import errno
 from typing import TYPE_CHECKING
 
-from aioruntime.errors import DigestMismatch, InvalidReference, LayersMissing, SizeMismatch, StoreError
-from aioruntime.oci.digest import ImageDigest
+from aioruntime.errors import DigestMismatch, LayersMissing, SizeMismatch, StoreError
 from aioruntime.store import files
 
 if TYPE_CHECKING:
+    from aioruntime.oci.digest import ImageDigest
     from aioruntime.store.layout import Layout
 
 _CHUNK = 2**20
-_SKIMMED_AT_ONCE = 32 * _CHUNK
 ALGORITHMS = ("sha256", "sha512")
 
 
@@ -65,12 +54,8 @@ def read(layout: Layout, digest: ImageDigest, limit: int) -> bytes:
 
 
 def holds(layout: Layout, digest: ImageDigest, data: bytes) -> bool:
-    """Tell whether the blob is there and has just these bytes."""
-    file = files.open_regular(layout.blob(digest))
-    if file is None:
-        return False
-    with file:
-        return file.read_at(0, len(data) + 1) == data
+    """Tell whether the blob is there and has just these bytes; what can't be read has not."""
+    return files.read_small(str(layout.blob(digest)), len(data) + 1) == data
 
 
 class BlobReader:
@@ -114,10 +99,6 @@ class BlobReader:
             self._check()
         return data
 
-    def skim(self) -> bool:
-        """Hash the next piece; True at the end, with all as it should be."""
-        return any(not self.next() for _ in range(_SKIMMED_AT_ONCE // _CHUNK))
-
     def close(self) -> None:
         """Close the file; harmless if it is not open."""
         file, self._file = self._file, None
@@ -147,50 +128,3 @@ class BlobReader:
             expected=expected,
             actual=actual,
         )
-
-
-def skim_damaged(reader: BlobReader) -> bool | None:
-    """Hash the next piece; True if the blob is damaged, False if it is sound to its end, None to go on."""
-    try:
-        return False if reader.skim() else None
-    except LayersMissing:
-        return False  # removed since it was listed
-    except StoreError as exc:
-        cause = exc.__cause__
-        if isinstance(cause, OSError) and cause.errno not in (errno.EIO, errno.ELOOP, errno.ENXIO):
-            raise  # such as a lack of permission, which says nothing about the content
-        return True
-
-
-def remove_damaged(layout: Layout, digest: ImageDigest, seen: files.Status | None) -> bool | None:
-    """Remove a blob found damaged, unless it was replaced since; None if its writer is at work.
-
-    Args:
-        layout: the store's paths.
-        digest: the blob's digest.
-        seen: the file that was found damaged; None if it was not even a file.
-    """
-    lock = files.open_locked(layout.partial(digest)) if layout.prepare() else None
-    if lock is None:
-        return None
-    with lock:
-        found = files.lookup(layout.blob(digest))
-        remove = found is not None and (found == seen if seen else not found.regular)
-        if remove:
-            files.unlink(layout.blob(digest))
-            files.sync_directory(layout.blob(digest).parent)
-        if not lock.status().size:
-            lock.unlink()
-    return remove
-
-
-def digests(layout: Layout) -> list[ImageDigest]:
-    """List what has a blob's name, sorted."""
-    found = []
-    for algorithm in ALGORITHMS:
-        for name in files.names_in(layout.blobs(algorithm)):
-            try:
-                found.append(ImageDigest(f"{algorithm}:{name}"))
-            except InvalidReference:
-                continue  # such as a temporary file of another tool
-    return found

@@ -109,6 +109,32 @@ class Layout:
         if files.rename(path, self.damaged / f"{path.name}.{secrets.token_hex(4)}", missing_ok=True):
             files.sync_directory(path.parent)
 
+    def hold(self, digest: ImageDigest) -> files.File | None:
+        """Become the only one to write, replace or put aside a blob; None if another is it and we must wait.
+
+        What is in the place of its partial file, and no file, is put aside.
+
+        Returns:
+            The partial file, locked; it was made if it was not there.
+        """
+        path = self.partial(digest)
+        return files.open_locked(path) if self.prepare() and self._clear(path) else None
+
+    def _clear(self, path: Path) -> bool:
+        """Put aside what is at *path* if it is no file; False if we must wait."""
+        found = files.lookup(path)
+        if found is None or found.regular:
+            return True
+        lock = files.open_locked(self.lock_file)
+        if lock is None:
+            return False
+        with lock:
+            # Another may have done it meanwhile, and write there by now.
+            found = files.lookup(path)
+            if found is not None and not found.regular:
+                self.put_aside(path)
+        return True
+
     @property
     def ingest(self) -> Path:
         """The directory of blobs being written, and of files without a name."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from aioruntime.errors import DigestMismatch, SizeMismatch, StoreError
 from aioruntime.store import blobs, files
-from aioruntime.store.remedies import not_a_file
 
 if TYPE_CHECKING:
     from aioruntime.oci.digest import ImageDigest
@@ -68,9 +67,7 @@ class Partial:
         """
         if self.present() and not replace:
             return Claim.PRESENT
-        if not self._layout.prepare():
-            return None
-        self._file = files.open_locked(self._path)
+        self._file = self._layout.hold(self.digest)
         if self._file is None:
             return None
         try:
@@ -86,6 +83,9 @@ class Partial:
 
     def _begin(self, file: files.File) -> None:
         files.make_directory(self._blob.parent, 0o700)
+        found = files.lookup(self._blob)
+        if found is not None and not found.regular:
+            self._layout.put_aside(self._blob)
         self._found = file.status().size
         if self.size is not None and self._found > self.size:
             file.truncate(0)
@@ -95,9 +95,7 @@ class Partial:
     def present(self) -> bool:
         """Tell whether the blob is in the store, with the right size if that is known."""
         found = files.lookup(self._blob)
-        if found is not None and not found.regular:
-            raise not_a_file(self._blob)
-        return found is not None and self.size in (None, found.size)
+        return found is not None and found.regular and self.size in (None, found.size)
 
     def resume(self) -> None:
         """Hash the next piece of what an earlier attempt left; to be repeated until `resumed`."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from aioruntime.errors import DigestMismatch, InvalidSpec, LayersMissing, NotStored
+from aioruntime.progress import NoopProgress
 from aioruntime.store import blobs, files, transfer
 from aioruntime.store.collect import collect
 from aioruntime.store.ingest import Ingest
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from aioruntime.oci.documents import Descriptor
     from aioruntime.oci.image import LayerSpec
     from aioruntime.oci.reference import OciRef
+    from aioruntime.progress import ProgressReporter
     from aioruntime.store.prune import Plan
     from aioruntime.store.survey import Survey
     from aioruntime.store.values import StoredBlob, StoredImage, StoreUsage
@@ -111,7 +113,7 @@ class ImageStore:
 
         Waits for whoever writes the same blob; the wait can be cancelled and leaves nothing. If the
         context is left without `Ingest.commit`, what was written stays on disk, and the next attempt goes
-        on from there. A blob of another size than *size* is replaced.
+        on from there. A blob of another size than *size* is replaced; what is there and no file is put aside.
 
         Args:
             digest: the blob's digest.
@@ -121,7 +123,7 @@ class ImageStore:
             A context manager giving the `Ingest`, or None if the blob is in the store by then.
 
         Raises:
-            StoreError: the store can't be written, or something else than a file is in the blob's place.
+            StoreError: the store can't be written.
         """
         part = Partial(self._layout, digest, size)
         release: Callable[[], None] = part.release
@@ -514,22 +516,32 @@ class ImageStore:
         async with self._turn("prune", wait):
             return await collect(self._layout, self._threads, *await self._threads.run(look))
 
-    async def verify(self) -> list[ImageDigest]:
-        """Hash every blob, and list those that are altered, cut short, or not regular files.
+    async def verify(
+        self, repair: bool = False, progress: ProgressReporter | None = None
+    ) -> list[ImageDigest]:
+        """Hash every blob, on all processors, and list those that are altered, cut short, or no files.
+
+        Args:
+            repair: whether to put them aside, so that the next pull of an image fetches what it needs again.
+            progress: told the bytes that were hashed, of all.
+
+        Returns:
+            The damaged blobs, sorted; with *repair*, the store has none of them any more unless another
+            task or process replaced it meanwhile.
 
         Raises:
-            StoreError: a blob may not be read.
+            StoreError: a blob may not be read, or not be put aside.
         """
-        return await damaged_blobs(self._layout, self._threads)
+        return await damaged_blobs(self._layout, self._threads, progress or NoopProgress(), repair=repair)
 
     async def discard_damaged(self, digest: ImageDigest) -> bool:
-        """Remove a blob if its content is not what its digest names, so that it is fetched again.
+        """Put a blob aside if its content is not what its digest names, so that it is fetched again.
 
         Returns:
             Whether it was damaged and is gone; False if it is sound or not there.
 
         Raises:
-            StoreError: it can't be read or removed.
+            StoreError: it can't be read or put aside.
         """
         return await discard_damaged(self._layout, self._threads, digest)
 
@@ -542,7 +554,7 @@ class ImageStore:
 
         def look() -> int:
             found = [(layer.size, files.lookup(self._layout.partial(layer.digest))) for layer in layers]
-            return sum(max(0, size - (part.size if part else 0)) for size, part in found)
+            return sum(max(0, size - (part.size if part and part.regular else 0)) for size, part in found)
 
         return await self._threads.run(look)
 

@@ -1,68 +1,85 @@
-"""Looking for damaged blobs (L2): each hashed in threads, a piece at a time, so that it can be cancelled."""
+"""Looking for damaged blobs (L2): hashed in as many threads as there are processors, a little at a time."""
 
 from __future__ import annotations
 
 __all__ = ("damaged_blobs", "discard_damaged")
 
+from collections import deque
+from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-import anyio
-
-from aioruntime.errors import StoreError
-from aioruntime.store import blobs
+from aioruntime.progress import finishing
+from aioruntime.store import examine, files
+from aioruntime.store.threads import Threads
+from aioruntime.tasks import task_group
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncGenerator, Generator
 
     from aioruntime.oci.digest import ImageDigest
-    from aioruntime.store.files import Status
+    from aioruntime.progress import ProgressReporter
     from aioruntime.store.layout import Layout
-    from aioruntime.store.threads import Threads
+
+_T = TypeVar("_T")
 
 
-async def damaged_blobs(layout: Layout, threads: Threads) -> list[ImageDigest]:
-    """List the blobs that are altered, cut short, or not regular files.
+async def damaged_blobs(
+    layout: Layout, store_threads: Threads, progress: ProgressReporter, *, repair: bool
+) -> list[ImageDigest]:
+    """Do what `ImageStore.verify` promises."""
+    # Of our own: all that reads and writes the store meanwhile has the others.
+    threads = Threads(files.processors())
+    sizes: dict[str, int] = {}
+    damaged: list[ImageDigest] = []
+    done = 0
 
-    Raises:
-        StoreError: a blob may not be read.
-    """
-    found = await threads.run(blobs.digests, layout)
-    damaged: set[ImageDigest] = set()
-    errors: list[StoreError] = []
-    queue = iter(found)
+    async def work(names: deque[str]) -> None:
+        nonlocal done
+        async with aclosing(_slices(threads, examine.examined(layout, names, sizes))) as slices:
+            async for steps in slices:
+                for step in steps:
+                    done += step.size
+                    if step.damaged:
+                        damaged.append(step.damaged)
+                        if repair:
+                            await _put_aside(layout, store_threads, step.damaged, step.status)
+                progress.update("verifying the store", min(done, total), total)
 
-    async def work(queue: Iterator[ImageDigest]) -> None:
-        for digest in queue:
-            try:
-                if (await _examined(layout, threads, digest))[0]:
-                    damaged.add(digest)
-            except StoreError as exc:  # not left to the task group, which would wrap it
-                errors.append(exc)
-                group.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as group:
-        for _ in range(threads.limit):
-            group.start_soon(work, queue)
-    if errors:
-        raise errors[0]
-    return [digest for digest in found if digest in damaged]
+    with finishing(progress):
+        async with aclosing(_slices(threads, examine.listed(layout, sizes))) as slices:
+            async for _ in slices:
+                pass
+        total = sum(size for size in sizes.values() if size > 0)
+        names = await threads.run(examine.largest_first, sizes)
+        async with task_group() as group:
+            for _ in range(threads.limit):
+                group.start_soon(work, names)
+    progress.finish(f"{len(sizes)} blobs verified, {len(damaged)} damaged")
+    return sorted(damaged)
 
 
 async def discard_damaged(layout: Layout, threads: Threads, digest: ImageDigest) -> bool:
-    """Remove a blob if it is damaged; tell whether it was."""
-    damaged, seen = await _examined(layout, threads, digest)
-    if not damaged:
-        return False
-    attempt = partial(blobs.remove_damaged, layout, digest, seen)
+    """Put a blob aside if it is damaged; tell whether it was."""
+    names = deque([f"{digest.algorithm}/{digest.hex}"])
+    async with aclosing(_slices(threads, examine.examined(layout, names, {}))) as slices:
+        async for steps in slices:
+            if steps[-1].damaged:
+                return await _put_aside(layout, threads, digest, steps[-1].status)
+    return False
+
+
+async def _put_aside(
+    layout: Layout, threads: Threads, digest: ImageDigest, seen: files.Status | None
+) -> bool:
+    attempt = partial(examine.put_aside, layout, digest, seen)
     return await threads.poll(attempt, str(digest), layout.partial(digest))
 
 
-async def _examined(layout: Layout, threads: Threads, digest: ImageDigest) -> tuple[bool, Status | None]:
-    reader = blobs.BlobReader(layout, digest, None)
+async def _slices(threads: Threads, steps: Generator[_T]) -> AsyncGenerator[list[_T]]:
+    """Advance *steps* in threads, each time so far that a cancelled task needn't wait long."""
     try:
-        while (damaged := await threads.run(blobs.skim_damaged, reader)) is None:
-            pass
-        return damaged, reader.status
+        while taken := await threads.run(examine.advance, steps):
+            yield taken
     finally:
-        reader.close()
+        steps.close()

@@ -45,6 +45,11 @@ def partials(store: ImageStore) -> list[str]:
     return sorted(os.listdir(store.path / "ingest"))
 
 
+def put_aside(store: ImageStore) -> list[str]:
+    path = store.path / "aioruntime" / "damaged"
+    return sorted(os.listdir(path)) if path.exists() else []
+
+
 async def save(store: ImageStore, data: bytes, digest: ImageDigest) -> bool:
     async with store.ingest(digest, len(data)) as ingest:
         if ingest is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import stat
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ import pytest
 
 from aioruntime.errors import DigestMismatch, LayersMissing, SizeMismatch, StoreError
 from aioruntime.oci.digest import ImageDigest
+from aioruntime.store.store import ImageStore
 from tests.store.conftest import open_in
 from tests.store.helpers import (
     MIB,
@@ -17,6 +20,7 @@ from tests.store.helpers import (
     content,
     partial_path,
     partials,
+    put_aside,
     put_descriptor,
     save,
     save_some,
@@ -25,8 +29,6 @@ from tests.store.helpers import (
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from aioruntime.store.store import ImageStore
 
 
 def _flip(path: Path) -> None:
@@ -54,7 +56,8 @@ def _empty(path: Path) -> None:
 
 def _link(path: Path) -> None:
     """Put a link to a file with the very same content in its place."""
-    elsewhere = path.parent.parent.parent.parent / "elsewhere"
+    [root] = (above.parent for above in path.parents if above.name == "store")
+    elsewhere = root / "elsewhere"
     path.replace(elsewhere)
     path.symlink_to(elsewhere)
 
@@ -74,7 +77,14 @@ async def _read(store: ImageStore, digest: ImageDigest, size: int, do: Callable[
         do(piece)
 
 
-_DAMAGES = [_flip, _cut, _empty, _link, _pipe, _directory]
+def _device(path: Path) -> None:
+    """Put a device in its place that gives zeros without end."""
+    path.unlink(missing_ok=True)
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))
+
+
+_NO_FILES = [_link, _pipe, _directory, _device]
+_DAMAGES = [_flip, _cut, _empty, *_NO_FILES]
 
 
 @pytest.mark.parametrize("damage", _DAMAGES)
@@ -93,17 +103,18 @@ async def test_verify_finds_damage(store: ImageStore, damage: Callable[[Path], N
     assert await store.verify() == sorted(digests[2:4])
 
 
-@pytest.mark.parametrize("damage", [_flip, _cut, _empty, _link, _pipe])
+@pytest.mark.parametrize("damage", _DAMAGES)
 async def test_damaged_blob_is_discarded_and_fetched_again(
     store: ImageStore, damage: Callable[[Path], None]
 ) -> None:
-    """`discard_damaged` removes a blob that is damaged and only such a one; then it can be stored again."""
+    """`discard_damaged` puts a blob aside that is damaged, and no other; then it can be stored again."""
     data, digest = content(MIB)
     assert not await store.discard_damaged(digest)
     await save(store, data, digest)
     assert not await store.discard_damaged(digest)
     damage(blob_path(store, digest))
     assert await store.discard_damaged(digest)
+    assert [name.partition(".")[0] for name in put_aside(store)] == [digest.hex]
     assert partials(store) == []
     assert await save(store, data, digest)
     assert await store.read(digest) == data
@@ -195,21 +206,18 @@ async def test_open_blob_reads_from_the_start(store: ImageStore) -> None:
         assert file.read() == data
 
 
-@pytest.mark.parametrize("damage", [_link, _pipe, _directory])
+@pytest.mark.parametrize("damage", _NO_FILES)
 async def test_no_file_in_a_blobs_place(store: ImageStore, damage: Callable[[Path], None]) -> None:
-    """A link, FIFO or directory in a blob's place is never followed, read, waited for or replaced unseen."""
+    """L7: a link, FIFO or directory in a blob's place is never followed, read, or waited for."""
     data, digest = content(1000)
     await save(store, data, digest)
     damage(blob_path(store, digest))
     assert not await store.has(digest)
-    for attempt in (
-        lambda: store.read(digest),
-        lambda: save(store, data, digest),
-        lambda: store.put(data, digest),
-        lambda: anext(store.stream(digest, len(data))),
-    ):
-        with pytest.raises(StoreError, match=f"{digest.hex} is not a regular file"):
-            await attempt()
+    told = f"{digest.hex} is not a regular file"
+    with pytest.raises(StoreError, match=told):
+        await store.read(digest)
+    with pytest.raises(StoreError, match=told):
+        await anext(store.stream(digest, len(data)))
     with pytest.raises(StoreError, match="is not a regular file"):
         store.open_blob(digest)
 
@@ -245,16 +253,53 @@ async def test_verify_calls_unreadable_sectors_damage(
     assert await store.verify() == [digests[1]]
 
 
-@pytest.mark.parametrize("damage", [_link, _pipe, _directory])
-async def test_no_file_in_a_partials_place(store: ImageStore, damage: Callable[[Path], None]) -> None:
-    """A link, FIFO or directory where a blob would be written is refused, and a link's target unharmed."""
+@pytest.mark.parametrize("way", ["save", "put"])
+@pytest.mark.parametrize("damage", _NO_FILES)
+async def test_no_file_where_a_blob_is_stored(
+    store: ImageStore, damage: Callable[[Path], None], way: str
+) -> None:
+    """L7: what is in a blob's place and no file is put aside as it is, and the blob stored."""
+    data, digest = content(1000)
+    await save(store, data, digest)
+    damage(blob_path(store, digest))
+    await (save(store, data, digest) if way == "save" else store.put(data, digest))
+    assert await store.read(digest) == data
+    [aside] = put_aside(store)
+    assert aside.startswith(digest.hex)
+    assert not stat.S_ISREG((store.path / "aioruntime" / "damaged" / aside).lstat().st_mode)
+
+
+@pytest.mark.parametrize("way", ["save", "put", "discard"])
+@pytest.mark.parametrize("damage", _NO_FILES)
+async def test_no_file_in_a_partials_place(
+    store: ImageStore, damage: Callable[[Path], None], way: str
+) -> None:
+    """L7: what is in a partial's place and no file is put aside as it is; a link's target is unharmed."""
     data, digest = content(1000)
     await save_some(store, data, digest, 500)
     damage(partial_path(store, digest))
-    with pytest.raises(StoreError, match=f"{digest.hex} is not a regular file"):
-        await save(store, data, digest)
+    if way == "discard":
+        blob_path(store, digest).write_bytes(b"")
+        assert await store.discard_damaged(digest)
+    else:
+        await (save(store, data, digest) if way == "save" else store.put(data, digest))
+        assert await store.read(digest) == data
+    assert f"sha256-{digest.hex}" in {name.partition(".")[0] for name in put_aside(store)}
+    assert partials(store) == []
     if damage is _link:
-        assert (partial_path(store, digest).resolve()).read_bytes() == data[:500]
+        assert (store.path.parent / "elsewhere").read_bytes() == data[:500]
+
+
+async def test_a_partials_place_is_cleared_by_one(store: ImageStore) -> None:
+    """L7: of many writers that find a directory in a partial's place, one puts it aside and writes."""
+    data, digest = content(1000)
+    await store.put(b"", ImageDigest.of(b""))
+    partial_path(store, digest).mkdir()
+    others = [ImageStore(store.path) for _ in range(20)]
+    written = await asyncio.gather(*(save(other, data, digest) for other in others))
+    assert written.count(True) == 1
+    assert len(put_aside(store)) == 1
+    assert await store.read(digest) == data
 
 
 @pytest.mark.parametrize("name", ["index.json", "aioruntime/lock"])
@@ -262,7 +307,7 @@ async def test_no_file_in_a_partials_place(store: ImageStore, damage: Callable[[
 async def test_no_file_in_the_place_of_index_or_lock(
     store: ImageStore, name: str, damage: Callable[[Path], None]
 ) -> None:
-    """A FIFO or directory in place of the index or the lock is told at once instead of waited for."""
+    """L7: a FIFO or directory in place of the index or the lock is told at once instead of waited for."""
     descriptor = await put_descriptor(store, b"manifest")
     damage(store.path / name)
     with pytest.raises(StoreError, match=f"{name} is not a regular file"):

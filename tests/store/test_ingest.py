@@ -251,7 +251,7 @@ async def test_put_is_checked_and_idempotent(store: ImageStore) -> None:
 
 
 async def test_fsync_failure_drops_the_partial(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a failed fsync nothing is trusted: one try, no blob, no partial, an error that names the path."""
+    """L4: after a failed fsync nothing is trusted: one try, no blob, no partial, the error names the path."""
     data, digest = content(100)
     await store.put(b"", ImageDigest.of(b""))
     calls = []

@@ -1,0 +1,218 @@
+"""Damage is found, all of it, without standing in anybody's way; and put aside when that is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aioruntime.errors import StoreError
+from aioruntime.progress import NoopProgress
+from aioruntime.store import examine, files
+from aioruntime.store.store import ImageStore
+from tests.store.helpers import MIB, blob_path, content, put_aside, save
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Coroutine, Iterator
+    from pathlib import Path
+
+    from aioruntime.oci.digest import ImageDigest
+
+SEED = int(os.environ.get("AIORUNTIME_TEST_SEED", "24"))
+
+
+class Told(NoopProgress):
+    """Keeps what is told."""
+
+    def __init__(self) -> None:
+        self.updates: list[tuple[int | None, int | None]] = []
+        self.finished: list[str] = []
+
+    def update(self, message: str, current: int | None = None, total: int | None = None) -> None:
+        self.updates.append((current, total))
+
+    def finish(self, message: str) -> None:
+        self.finished.append(message)
+
+
+def fill(store: ImageStore, sizes: list[int]) -> list[ImageDigest]:
+    """Write blobs as another tool would."""
+    directory = store.path / "blobs" / "sha256"
+    directory.mkdir(parents=True)
+    digests = []
+    for number, size in enumerate(sizes):
+        data, digest = content(size, SEED * 10_000 + number)
+        (directory / digest.hex).write_bytes(data)
+        digests.append(digest)
+    return digests
+
+
+def flip(path: Path, rng: random.Random) -> None:
+    """Alter one bit; size and time stay."""
+    found = path.stat()
+    bit = rng.randrange(8 * found.st_size)
+    with path.open("r+b", buffering=0) as file:
+        old = os.pread(file.fileno(), 1, bit // 8)
+        os.pwrite(file.fileno(), bytes([old[0] ^ 1 << bit % 8]), bit // 8)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+async def test_all_damage_is_found(store: ImageStore) -> None:
+    """L6, T24: of 1,000 blobs, 500 have one bit flipped, 100 are cut short, 100 emptied: 700 are found."""
+    print(f"AIORUNTIME_TEST_SEED={SEED}")
+    rng = random.Random(SEED)
+    sizes = [rng.randrange(1, 20_000) for _ in range(990)]
+    digests = fill(store, [*sizes, *(rng.randrange(MIB - 1, 2 * MIB) for _ in range(10))])
+    rng.shuffle(digests)
+    paths = [blob_path(store, digest) for digest in digests]
+    for path in paths[:500]:
+        flip(path, rng)
+    for path in paths[500:600]:
+        os.truncate(path, rng.randrange(path.stat().st_size))
+    for path in paths[600:700]:
+        os.truncate(path, 0)
+
+    assert await store.verify() == sorted(digests[:700])
+    assert await store.verify(repair=True) == sorted(digests[:700])
+    assert await ImageStore(store.path).verify() == []
+    assert sorted(name.partition(".")[0] for name in put_aside(store)) == sorted(
+        digest.hex for digest in digests[:700]
+    )
+    assert await store.missing([]) == []
+    assert [await store.has(digest) for digest in digests] == [False] * 700 + [True] * 300
+
+
+async def test_progress(store: ImageStore) -> None:
+    """The bytes told grow to the total, damaged blobs included; one sentence tells the outcome."""
+    digests = fill(store, [100, 3 * MIB, 0, MIB, MIB + 1])
+    os.truncate(blob_path(store, digests[1]), MIB)
+    told = Told()
+    assert await store.verify(progress=told) == [digests[1]]
+    total = 100 + MIB + MIB + MIB + 1
+    assert {of for _, of in told.updates} == {total}
+    assert told.updates[-1] == (total, total)
+    assert [current for current, _ in told.updates] == sorted(current or 0 for current, _ in told.updates)
+    assert told.finished == ["5 blobs verified, 1 damaged"]
+
+
+async def test_progress_of_a_failed_verify(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a blob may not be read, the error alone tells it, and the reporter's line is ended."""
+    fill(store, [100])
+
+    def refuse(path: object, flags: int) -> int:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "open", refuse)
+    told = Told()
+    with pytest.raises(StoreError, match="Permission denied"):
+        await store.verify(progress=told)
+    assert told.finished == [""]
+
+
+async def test_a_store_that_is_not_there(store: ImageStore) -> None:
+    """A store that was never written has no damage, and is not made by looking."""
+    assert await store.verify(repair=True) == []
+    assert not store.path.exists()
+
+
+async def test_what_was_replaced_meanwhile_stays(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A blob that was fetched again after it had been found damaged is not put aside."""
+    [digest] = fill(store, [1000])
+    data = blob_path(store, digest).read_bytes()
+    os.truncate(blob_path(store, digest), 10)
+    put_it_aside = examine.put_aside
+
+    def replaced_first(*arguments: object) -> bool | None:
+        temporary = store.path / "blobs" / "new"
+        temporary.write_bytes(data)
+        temporary.replace(blob_path(store, digest))
+        return put_it_aside(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(examine, "put_aside", replaced_first)
+    assert await store.verify(repair=True) == [digest]
+    assert await store.read(digest) == data
+    assert put_aside(store) == []
+
+
+async def test_the_writer_of_a_damaged_blob_is_waited_for(store: ImageStore) -> None:
+    """A damaged blob that somebody just writes anew is left to him."""
+    [digest] = fill(store, [1000])
+    data = blob_path(store, digest).read_bytes()
+    os.truncate(blob_path(store, digest), 10)
+    async with store.ingest(digest, len(data)) as ingest:
+        assert ingest is not None
+        repairing = asyncio.create_task(ImageStore(store.path).verify(repair=True))
+        await asyncio.wait({repairing}, timeout=0.1)
+        assert not repairing.done()
+        await ingest.write(data)
+        await ingest.commit("registry.test")
+    await repairing
+    assert await store.read(digest) == data
+    assert put_aside(store) == []
+
+
+@pytest.mark.parametrize("sizes", [[8 * MIB] * 8, [2000] * 3000], ids=["large", "small"])
+async def test_it_can_be_cancelled(store: ImageStore, sizes: list[int]) -> None:
+    """A cancelled `verify` ends soon, with no file left open, and the store is as it was."""
+    fill(store, sizes)
+    waits = []
+    for pause in (0, 0.01, 0.03):
+        task = asyncio.create_task(store.verify())
+        await asyncio.sleep(pause)
+        started = time.perf_counter()
+        task.cancel()
+        await asyncio.wait({task})
+        waits.append(time.perf_counter() - started)
+    # 20 ms is what a thread is given at once; the rest is for a machine that has others to serve.
+    assert min(waits) < 0.1
+    assert await store.verify() == []
+
+
+async def test_the_loop_goes_on(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listing and ordering 100,000 blobs never holds up the event loop for long."""
+    rng = random.Random(SEED)
+    listed = [(f"{rng.getrandbits(256):064x}", rng.randrange(2 * MIB)) for _ in range(100_000)]
+    monkeypatch.setattr(files, "sizes_in", lambda path: iter(listed if path.name == "sha256" else []))
+    monkeypatch.setattr(examine, "examined", _seen)
+    gc.freeze()  # what the tests before this one left for the collector
+    try:
+        stalls = [await _longest_stall(store.verify()) for _ in range(3)]
+    finally:
+        gc.unfreeze()
+    assert min(stalls) < 0.05
+
+
+def _seen(layout: object, names: deque[str], sizes: dict[str, int]) -> Iterator[examine.Examined]:
+    while names:
+        yield examine.Examined(sizes[names.popleft()])
+
+
+async def _longest_stall(work: Coroutine[Any, Any, object]) -> float:
+    """Return the seconds of processor time that passed at most in one round of the loop.
+
+    Of this process's own: what others take of the processors is not the store's fault.
+    """
+    task = asyncio.create_task(work)
+    longest = 0.0
+    while not task.done():
+        before = time.process_time()
+        await asyncio.sleep(0)
+        longest = max(longest, time.process_time() - before)
+    await task
+    return longest
+
+
+async def test_a_blob_that_cant_be_moved_is_told(store: ImageStore) -> None:
+    """Where damaged blobs can't be put, the error names the place and a remedy."""
+    [digest] = fill(store, [1000])
+    os.truncate(blob_path(store, digest), 10)
+    await save(store, *content(10))
+    (store.path / "aioruntime" / "damaged").write_text("")
+    with pytest.raises(StoreError, match="damaged is not a directory; remove what is in the way"):
+        await store.verify(repair=True)
