@@ -152,8 +152,14 @@ class Partial:
             raise
         try:
             file.rename(self._blob)
-            file.protect()
-            files.sync_directory(self._blob.parent)
+            try:
+                file.protect()
+                files.sync_directory(self._blob.parent)
+            except BaseException:
+                # Nor is this tried again; and whoever finds the blob would take its name for durable.
+                with suppress(StoreError):
+                    files.unlink(self._blob)
+                raise
         finally:
             self._file = None
             file.close()

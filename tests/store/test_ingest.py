@@ -269,6 +269,29 @@ async def test_fsync_failure_drops_the_partial(store: ImageStore, monkeypatch: p
     assert not await store.has(digest)
 
 
+async def test_failed_fsync_of_the_name_drops_the_blob(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L4: a blob whose name may not have reached the disk is not there for others; the next try writes it."""
+    data, digest = content(100)
+    await store.put(b"", ImageDigest.of(b""))
+    fsync = os.fsync
+
+    def fail(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("blobs/sha256"):
+            raise OSError(5, "Input/output error")
+        fsync(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(StoreError, match="blobs/sha256: Input/output error"):
+            await save(store, data, digest)
+    assert not await store.has(digest)
+    assert partials(store) == []
+    assert await save(store, data, digest)
+    assert await store.read(digest) == data
+
+
 async def test_commit_is_durable_in_order(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Content reaches the disk before the name, and the name before commit returns."""
     data, digest = content(100)
