@@ -6,7 +6,7 @@ __all__ = ("find_image", "keep_image")
 
 from typing import TYPE_CHECKING
 
-from aioruntime.errors import DigestMismatch, InvalidReference, LayersMissing
+from aioruntime.errors import InvalidReference, StoreError
 from aioruntime.oci import media_types
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import Descriptor, Manifest, decode_config, decode_document
@@ -76,7 +76,7 @@ async def _read(
         if not isinstance(manifest, Manifest):
             return None
         raw_config = await store.read(manifest.config.digest)
-    except (LayersMissing, DigestMismatch):
+    except StoreError:
         return None  # lost or damaged here; the registry has it
     return ResolvedImage(
         reference=reference,

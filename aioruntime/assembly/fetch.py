@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("FetchReport", "fetch_layers", "prove_served")
+__all__ = ("FetchReport", "combined", "fetch_layers", "prove_served")
 
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -48,6 +48,15 @@ class FetchReport:
     wanted: int
     fetched: tuple[ImageDigest, ...]
     downloaded_bytes: int
+
+
+def combined(reports: Sequence[FetchReport]) -> FetchReport:
+    """Add up the fetches of layers of one image, all of which one of them was asked for."""
+    return FetchReport(
+        max(report.wanted for report in reports),
+        tuple(digest for report in reports for digest in report.fetched),
+        sum(report.downloaded_bytes for report in reports),
+    )
 
 
 def download_order(layers: Sequence[LayerSpec]) -> list[LayerSpec]:

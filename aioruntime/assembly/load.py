@@ -13,6 +13,7 @@ import msgspec
 
 from aioruntime.assembly.arrivals import Arrivals
 from aioruntime.assembly.claims import check_claims
+from aioruntime.assembly.damage import discard_damaged
 from aioruntime.assembly.delivery import Delivery, Sender
 from aioruntime.assembly.derive import without_urls
 from aioruntime.assembly.diff_ids import DiffIds
@@ -29,16 +30,16 @@ from aioruntime.assembly.plan import (
     pulls_from_here,
 )
 from aioruntime.engine.images import inspect_image, tag_image
-from aioruntime.errors import DigestMismatch, ImageNotFound, LayersMissing
+from aioruntime.errors import AioRuntimeError, ImageNotFound, LayersMissing, StoreError, StoreFull
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.reference import OciRef
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from aioruntime.assembly.memory import EngineMemory
     from aioruntime.engine.client import EngineClient
-    from aioruntime.oci.image import ResolvedImage
+    from aioruntime.oci.image import LayerSpec, ResolvedImage
     from aioruntime.progress import ProgressReporter
     from aioruntime.store.store import ImageStore
 
@@ -85,6 +86,7 @@ async def assemble(
     progress: ProgressReporter,
     layering: Layering = "keep",
     arrivals: Arrivals | None = None,
+    refetch: Callable[[Sequence[LayerSpec]], Awaitable[None]] | None = None,
 ) -> LoadReport:
     """Make *image* runnable in the engine from blobs in the store.
 
@@ -97,6 +99,7 @@ async def assemble(
         layering: ``keep`` to send the layers as they are, the last ones merged only if there are more than
             the engine can have; ``merge`` to merge all but the first, or those the engine holds.
         arrivals: tells when each layer is in the store; None if all have to be there now.
+        refetch: fetches layers again that were damaged in the store; the image is assembled once more then.
 
     Returns:
         What was sent, and the engine's ID of the image.
@@ -104,7 +107,7 @@ async def assemble(
     Raises:
         LayersMissing: layers are not in the store; nothing was sent.
         DigestMismatch: a blob in the store is not what its digest names; the load was broken off, and the
-            blob is gone, so that the next pull fetches it again.
+            blob was put aside, so that the next pull fetches it again.
         InvalidManifest: a layer that the engine can't read compressed, or that has to be merged, can't be
             unpacked either.
         ImageLoadFailed: the engine did not take the image.
@@ -115,11 +118,28 @@ async def assemble(
     assembly = _Assembly(image, store, client, memory, progress)
     try:
         return await assembly.already_there(arrivals) or await assembly.load(layering, arrivals)
-    except DigestMismatch:
-        # A blob rotted on disk: without it, the next pull fetches it again.
-        for layer in image.layers:
-            await store.discard_damaged(layer.digest)
+    except StoreFull:
         raise
+    except StoreError as exc:
+        damaged = await discard_damaged(store, image.layers)
+        if not damaged or refetch is None:
+            raise
+        why = f"{len(damaged)} layers have to be fetched again, since one was damaged: {exc}"
+    _log.warning("%s: %s", image.reference, why)
+    try:
+        await refetch(damaged)
+    except AioRuntimeError as exc:
+        exc.add_note(why)
+        raise
+    return await assemble(
+        image,
+        store=store,
+        client=client,
+        memory=memory,
+        progress=progress,
+        layering=layering,
+        arrivals=arrivals,
+    )
 
 
 def _as_asked_for(held: HeldImage, wanted: HeldImage) -> HeldImage:

@@ -13,6 +13,7 @@ import anyio
 from aioruntime.assembly.catalog import keep_image
 from aioruntime.assembly.compose import Source, compose_config, one_platform, stack_layers
 from aioruntime.assembly.conflicts import find_conflicts
+from aioruntime.assembly.damage import discard_damaged
 from aioruntime.assembly.derive import derive_image
 from aioruntime.assembly.inflate import measure
 from aioruntime.assembly.load import LoadReport
@@ -70,8 +71,7 @@ async def compose(
             conflicts = await find_conflicts(store, stack, str(name), progress)
         except DigestMismatch:
             # A blob rotted on disk: without it, the next pull fetches it again.
-            for layer in needed:
-                await store.discard_damaged(layer.digest)
+            await discard_damaged(store, needed)
             raise
         document = compose_config([image for _, image in images], platform, config)
         image = derive_image(name, document, stack.layers)

@@ -72,6 +72,8 @@ class ContainerRuntime(Protocol):
     ) -> ImageDigest:
         """Make *image* runnable: resolve it, `ensure_layers`, `assemble_image`.
 
+        Layers that turn out to be damaged in the store are put aside and fetched again, once.
+
         Args:
             image: the reference.
             progress: told what happens.
@@ -268,7 +270,7 @@ class ContainerRuntime(Protocol):
             InvalidSpec: *name* has a digest, there are neither images nor layers, the images are for
                 different platforms, or a layer's media type is not one of a layer.
             LayersMissing: an image or layer is not in the store; nothing was sent.
-            DigestMismatch: a blob in the store was altered; it is gone then, and the next `pull` fetches it
+            DigestMismatch: a blob in the store was altered; it was put aside, and the next `pull` fetches it
                 again. Or an image is broken at its source.
             InvalidManifest: a layer can't be unpacked, or engines would differ in how.
             StoreError: the local store failed.

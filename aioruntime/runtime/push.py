@@ -7,6 +7,7 @@ __all__ = ("push",)
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from aioruntime.assembly.damage import discard_damaged
 from aioruntime.assembly.mounts import mount_sources
 from aioruntime.errors import DigestMismatch, InvalidSpec
 from aioruntime.oci import media_types
@@ -47,6 +48,5 @@ async def push(
             )
     except DigestMismatch:
         # A blob may have rotted on disk: without it, the next pull fetches it again.
-        for layer in image.layers:
-            await session.store.discard_damaged(layer.digest)
+        await discard_damaged(session.store, image.layers)
         raise

@@ -13,7 +13,7 @@ import msgspec
 
 from aioruntime.assembly.arrivals import Arrivals
 from aioruntime.assembly.catalog import keep_image
-from aioruntime.assembly.fetch import FetchReport, fetch_layers, prove_served
+from aioruntime.assembly.fetch import FetchReport, combined, fetch_layers, prove_served
 from aioruntime.assembly.load import LoadReport, assemble, engine_name
 from aioruntime.assembly.memory import EngineMemory
 from aioruntime.assembly.plan import Layering, held_image
@@ -26,7 +26,7 @@ from aioruntime.store.store import ImageStore
 from aioruntime.tasks import task_group
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from aioruntime.oci.image import LayerSpec, ResolvedImage
@@ -94,6 +94,7 @@ class Session:
         progress: ProgressReporter,
         layering: Layering,
         arrivals: Arrivals | None = None,
+        refetch: Callable[[Sequence[LayerSpec]], Awaitable[None]] | None = None,
     ) -> LoadReport:
         """Make *image*, whose layers are in the store or arrive there, runnable in the engine."""
         report = await assemble(
@@ -104,6 +105,7 @@ class Session:
             progress=progress,
             layering=layering,
             arrivals=arrivals,
+            refetch=refetch,
         )
         self.locator.note(image.reference, report.image_id)
         return report
@@ -111,19 +113,26 @@ class Session:
     async def pull_by_layers(
         self, image: ResolvedImage, progress: ProgressReporter, layering: Layering
     ) -> tuple[FetchReport, LoadReport]:
-        """Fetch the layers of *image*, and send each to the engine as soon as it is here."""
+        """Fetch the layers of *image*, and send each to the engine as soon as it is here.
+
+        Those that turn out to be damaged in the store are fetched again, once.
+        """
         arrivals = Arrivals()
 
+        fetched: list[FetchReport] = []
         loaded: list[LoadReport] = []
 
+        async def fetch(layers: Sequence[LayerSpec]) -> None:
+            fetched.append(await self.fetch(layers, image.reference, progress, arrivals))
+
         async def load() -> None:
-            loaded.append(await self.assemble(image, progress, layering, arrivals))
+            loaded.append(await self.assemble(image, progress, layering, arrivals, fetch))
 
         async with self.using(image), task_group() as group:
             group.start_soon(load)
-            fetched = await self.fetch(image.layers, image.reference, progress, arrivals)
+            await fetch(image.layers)
             await keep_image(self.store, image)
-        return fetched, loaded[0]
+        return combined(fetched), loaded[0]
 
     async def pull_by_engine(self, image: ResolvedImage, progress: ProgressReporter) -> None:
         """Have the engine pull *image* from its registry."""
