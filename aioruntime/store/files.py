@@ -15,13 +15,16 @@ __all__ = (
     "link_target",
     "lookup",
     "make_directory",
+    "make_root",
     "names_in",
     "open_existing",
     "open_locked",
     "open_regular",
     "open_scratch",
     "processors",
+    "read_only",
     "read_small",
+    "refuse_trap",
     "rename",
     "replace",
     "scan",
@@ -33,8 +36,10 @@ __all__ = (
 import errno
 import fcntl
 import os
+import secrets
 import stat
 import tempfile
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -43,6 +48,7 @@ import filelock
 import platformdirs
 
 from aioruntime.errors import StoreError
+from aioruntime.store import access
 from aioruntime.store.remedies import explained, is_full, not_a_file
 
 if TYPE_CHECKING:
@@ -51,6 +57,8 @@ if TYPE_CHECKING:
 # O_NONBLOCK: opening a FIFO that someone put in a blob's place must not wait for its other end.
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FICLONE = 0x40049409
+# Seconds that another user has to give a file that it made its permissions, which takes microseconds.
+_TO_FINISH = 1.0
 
 
 @contextmanager
@@ -125,8 +133,8 @@ class File:
             os.fsync(self._fd)
 
     def protect(self) -> None:
-        """Make the file read-only for everyone."""
-        with _telling(self.path):
+        """Make the file read-only for everyone, if it is ours: another user's stays as it is."""
+        with _telling(self.path), suppress(PermissionError):
             os.fchmod(self._fd, stat.S_IMODE(os.fstat(self._fd).st_mode) & ~0o222)
 
     def try_lock(self) -> bool:
@@ -245,7 +253,10 @@ def open_existing(path: Path) -> File | None:
 def open_locked(path: Path) -> File | None:
     """Open a file for reading and writing, made if it is not there, and lock it; None if that must wait."""
     with _telling(path):
-        file = _regular(os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666), path)
+        fd = _open_or_make(path)
+        if fd is None:
+            return None
+        file = _regular(fd, path)
     try:
         if file.try_lock():
             return file
@@ -254,6 +265,47 @@ def open_locked(path: Path) -> File | None:
         raise
     file.close()
     return None
+
+
+def _open_or_make(path: Path) -> int | None:
+    try:
+        return os.open(path, os.O_RDWR | _FLAGS)
+    except FileNotFoundError:
+        with suppress(FileExistsError):  # another was faster; what it makes may not be open to us yet
+            return _make_file(path, os.O_RDWR)
+    except PermissionError:
+        with suppress(FileNotFoundError):
+            found = os.lstat(path)
+            if access.is_unfinished(found, os.stat(path.parent)):
+                if abs(time.time() - found.st_ctime) > _TO_FINISH:
+                    os.unlink(path)  # its maker was killed
+            elif not os.access(path, os.R_OK | os.W_OK):
+                raise
+    return None
+
+
+def _make_file(path: Path, access_mode: int) -> int:
+    parent = os.stat(path.parent)
+    mode = access.file_mode(parent)
+    fd = os.open(path, access_mode | os.O_CREAT | os.O_EXCL | _FLAGS, mode)
+    try:
+        _hand_over(fd, parent, mode)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _hand_over(made: int | Path, parent: os.stat_result, mode: int) -> None:
+    """Give what we made the group of its directory, and permissions that no umask has taken from."""
+    found = os.stat(made)
+    # A file system without permissions refuses, or the directory's group is not one of ours.
+    if found.st_gid != parent.st_gid:
+        with suppress(PermissionError):
+            os.chown(made, -1, parent.st_gid)
+    if stat.S_IMODE(found.st_mode) != mode:
+        with suppress(PermissionError):
+            os.chmod(made, mode)
 
 
 def open_scratch(directory: Path) -> File:
@@ -277,7 +329,7 @@ def create(path: Path) -> File:
     """Open a new file for writing, in place of what has that name."""
     unlink(path)
     with _telling(path):
-        return File(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666), path)
+        return File(_make_file(path, os.O_WRONLY), path)
 
 
 def link(file: File, path: Path) -> bool:
@@ -349,13 +401,13 @@ def unlink(path: Path) -> None:
         os.unlink(path)
 
 
-def sync_directory(path: Path) -> None:
-    """Wait until the names in a directory are on the disk."""
+def sync_directory(path: Path) -> bool:
+    """Wait until the names in a directory are on the disk; False if its file system can't tell."""
     with _telling(path):
-        _sync_directory(path)
+        return _sync_directory(path)
 
 
-def _sync_directory(path: Path) -> None:
+def _sync_directory(path: Path) -> bool:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -363,26 +415,72 @@ def _sync_directory(path: Path) -> None:
         # Some network file systems can't sync a directory, and say so with this.
         if exc.errno != errno.EINVAL:
             raise
+        return False
     finally:
         os.close(fd)
+    return True
 
 
-def make_directory(path: Path, mode: int = 0o777) -> None:
-    """Make a directory, durable, and those above it; harmless if it is there."""
+def make_root(path: Path, mode: int = 0o700) -> None:
+    """Make a directory and those above it; harmless if it is there.
+
+    Args:
+        path: the directory.
+        mode: its permissions, of which a umask may take some; by default, for this user alone.
+    """
     with _telling(path):
         if path.is_dir():
             return
-        if path.parent != path:
-            make_directory(path.parent)
-        try:
-            os.mkdir(path, mode)
-        except FileExistsError:
-            if not path.is_dir():
-                raise StoreError(f"{path} is not a directory; remove what is in the way") from None
+        above = [parent for parent in path.parents if not parent.is_dir()]
+        for place in (*reversed(above), path):
+            try:
+                os.mkdir(place, mode if place == path else 0o777)
+            except FileExistsError:
+                if not place.is_dir():
+                    raise StoreError(f"{place} is not a directory; remove what is in the way") from None
+            # A directory above the store may be closed to us for reading; the system syncs it in its time.
+            with suppress(PermissionError):
+                _sync_directory(place.parent)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory, durable, with the permissions of the one that it is in; harmless if it is there."""
+    with _telling(path):
+        if path.is_dir():
             return
-        # A directory above the store may be closed to us for reading; the system syncs it in its time.
-        with suppress(PermissionError):
-            _sync_directory(path.parent)
+        parent = os.stat(path.parent)
+        mode = access.directory_mode(parent)
+        # Others must never find it as a umask leaves it: it is made beside, and comes with its permissions.
+        new = path.with_name(f".{path.name}.{secrets.token_hex(4)}") if access.is_shared(parent) else path
+        try:
+            os.mkdir(new, mode)
+            _hand_over(new, parent, mode)
+            if new != path:
+                os.rename(new, path)
+        except OSError:
+            if new != path:
+                with suppress(OSError):
+                    os.rmdir(new)
+            if not path.is_dir():  # else another was faster
+                raise
+            return
+        _sync_directory(path.parent)
+
+
+def read_only(path: Path) -> bool:
+    """Tell whether a directory is there in which we may not make anything."""
+    return os.path.isdir(path) and not os.access(path, os.W_OK | os.X_OK)
+
+
+def refuse_trap(path: Path) -> None:
+    """Raise StoreError if the directory is open to all and of another user; harmless if it is not there."""
+    with _telling(path), suppress(FileNotFoundError):
+        found = os.stat(path)
+        if access.is_trap(found, os.geteuid()):
+            raise StoreError(
+                f"{path} belongs to user {found.st_uid}, and anybody may write to it; "
+                "set AIORUNTIME_STORE to a directory of your own, or to one that a group shares (mode 2770)"
+            )
 
 
 def touch(path: Path, *, make: bool = True) -> None:
@@ -393,14 +491,12 @@ def touch(path: Path, *, make: bool = True) -> None:
         make: whether it is made if it is not there.
     """
     with _telling(path):
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | _FLAGS, 0o666) if make else None
         try:
-            os.utime(path if fd is None else fd)
+            os.utime(path, follow_symlinks=False)
         except FileNotFoundError:
-            pass
-        finally:
-            if fd is not None:
-                os.close(fd)
+            if make:
+                with suppress(FileExistsError):  # another made it now
+                    os.close(_make_file(path, os.O_WRONLY))
 
 
 def scan(path: Path) -> Iterator[tuple[str, Status]]:

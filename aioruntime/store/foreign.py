@@ -120,7 +120,7 @@ class ForeignLayout:
             StoreError: something else is in the directory, or it can't be written.
         """
         self._refuse()
-        files.make_directory(self.root)
+        files.make_root(self.root, 0o777)
         self._lock = files.open_locked(self.lock_file)
         if self._lock is None:
             return None

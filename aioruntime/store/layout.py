@@ -10,6 +10,8 @@ Follows ``image-layout.md`` of the OCI image specification::
     aioruntime/leases/<random>                          digests in use; its owner holds a lock on it
     aioruntime/used/<algorithm>-<hex>                   its time is when the image was last used
     aioruntime/damaged/<name>.<random>                  what was put aside
+
+All of it has the permissions of the root, and blobs but for the right to write.
 """
 
 from __future__ import annotations
@@ -105,7 +107,8 @@ class Layout:
 
     def put_aside(self, path: Path) -> None:
         """Move what is at *path*, of whatever kind, to where `damaged` files are; harmless if it is gone."""
-        files.make_directory(self.damaged, 0o700)
+        for directory in (self.damaged.parent, self.damaged):
+            files.make_directory(directory)
         if files.rename(path, self.damaged / f"{path.name}.{secrets.token_hex(4)}", missing_ok=True):
             files.sync_directory(path.parent)
 
@@ -145,14 +148,15 @@ class Layout:
 
         It is looked for at every write, since whoever tidies up may remove directories that seem empty.
         """
+        files.refuse_trap(self.root)
         version = self.root / "oci-layout"
         directories = (self.root / "blobs", self.root / "ingest", self.root / "aioruntime")
         if all(files.lookup(path) for path in (version, self.index, *directories)):
             return True
         self._refuse_foreign()
-        files.make_directory(self.root, 0o700)
+        files.make_root(self.root)
         for path in directories:
-            files.make_directory(path, 0o700)
+            files.make_directory(path)
         lock = files.open_locked(self.lock_file)
         if lock is None:
             return False
@@ -163,10 +167,16 @@ class Layout:
                 files.replace(self.index, index.EMPTY)
         return True
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the store is there but we may only read it: nobody has to be kept from what we do."""
+        return files.read_only(self.root)
+
     def _refuse_foreign(self) -> None:
         there = set(files.names_in(self.root))
-        # Our directories are made before anything else, by whichever process.
-        if there.isdisjoint(("oci-layout", "aioruntime")) and (foreign := there - {"blobs", "ingest"}):
+        # Our directories are made before anything else, by whichever process; a disk's root has its own.
+        foreign = {name for name in there if not name.startswith(".")} - {"blobs", "ingest", "lost+found"}
+        if foreign and there.isdisjoint(("oci-layout", "aioruntime")):
             raise StoreError(
                 f"{self.root} is not an image layout but has {one_line(min(foreign))} in it; "
                 "name a directory that is empty or does not exist as the store"
@@ -184,11 +194,16 @@ class Layout:
     def update(self, path: Path, change: Callable[[bytes | None], bytes]) -> bytes | None:
         """Replace a small document under the store's lock; None if another holds it and we must wait.
 
+        In a store that may only be read, what is already so is no error, and a note is not kept.
+
         Args:
             path: the document.
             change: gets the present content, None if there is none, and returns the new; again if the lock
                 was lost meanwhile.
         """
+        if self.read_only:
+            before = self.read(path)
+            return change(before)
         lock = self.lock()
         if lock is None:
             return None

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from aioruntime.errors import StoreError
 from aioruntime.store import files
-from aioruntime.store.remedies import can_not_write
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -43,23 +42,21 @@ class Lease:
             digests: the blobs.
             image: an image that counts as used now.
         """
-        try:
-            lock = self._layout.lock()
-            if lock is None:
-                return None
-            with lock:
-                self._add("".join(f"{digest}\n" for digest in digests).encode())
-                if image is not None:
-                    files.make_directory(self._layout.used(image).parent, 0o700)
-                    files.touch(self._layout.used(image))
-        except StoreError as exc:
-            if not can_not_write(exc):
-                raise
+        if self._layout.read_only:
+            return True
+        lock = self._layout.lock()
+        if lock is None:
+            return None
+        with lock:
+            self._add("".join(f"{digest}\n" for digest in digests).encode())
+            if image is not None:
+                files.make_directory(self._layout.used_files)
+                files.touch(self._layout.used(image))
         return True
 
     def _add(self, lines: bytes) -> None:
         if self._file is None:
-            files.make_directory(self._layout.leases, 0o700)
+            files.make_directory(self._layout.leases)
             self._file = files.open_locked(self._path)
         if self._file is not None:
             self._file.write_at(self._size, lines, len(lines))
@@ -71,8 +68,8 @@ class Lease:
         Args:
             used: blobs that count as used now, since no image may have them yet.
         """
-        with suppress(StoreError):  # such as those of another user
-            for digest in used:
+        for digest in used:
+            with suppress(StoreError):  # such as that of another user
                 files.touch(self._layout.blob(digest), make=False)
         file, self._file = self._file, None
         if file is not None:

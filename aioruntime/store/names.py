@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from aioruntime.errors import StoreError
 from aioruntime.oci.documents import Descriptor, digest_hook
 from aioruntime.oci.reference import OciRef
 from aioruntime.store import files, index
+from aioruntime.store.remedies import WRITABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -100,6 +102,11 @@ def change_names(layout: Layout, change: Callable[[Named], Named]) -> Named | No
     Raises:
         StoreError: a file can't be read or written, or is not one.
     """
+    if layout.read_only:
+        before = read_names(layout)
+        if change(before) != before:
+            raise StoreError(f"{layout.root}: the store may only be read; {WRITABLE}")
+        return before
     lock = layout.lock()
     if lock is None:
         return None

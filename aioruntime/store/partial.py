@@ -82,7 +82,7 @@ class Partial:
         return Claim.HELD
 
     def _begin(self, file: files.File) -> None:
-        files.make_directory(self._blob.parent, 0o700)
+        files.make_directory(self._blob.parent)
         found = files.lookup(self._blob)
         if found is not None and not found.regular:
             self._layout.put_aside(self._blob)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("can_not_write", "explained", "is_full", "not_a_file")
+__all__ = ("WRITABLE", "explained", "is_full", "not_a_file")
 
 import errno
 from typing import TYPE_CHECKING
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_A_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)
 _ELSEWHERE = "set AIORUNTIME_STORE to a file system that has locks, such as a local disk"
-_OWNED = "make it accessible, or set AIORUNTIME_STORE to a directory that you own"
+_OWNED = "have its owner make it accessible, or set AIORUNTIME_STORE to a directory that you own"
+WRITABLE = "mount it writable, or set AIORUNTIME_STORE to a directory that is"
 _REMEDIES = {
     errno.EACCES: _OWNED,
     errno.EPERM: _OWNED,
-    errno.EROFS: "mount it writable, or set AIORUNTIME_STORE to a directory that is",
+    errno.EROFS: WRITABLE,
     errno.ENOTDIR: "a part of the path is not a directory; remove what is in the way",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the system's limit of open files (fs.file-max)",
@@ -34,12 +35,6 @@ _REMEDIES = {
 def is_full(exc: OSError) -> bool:
     """Tell whether *exc* says that the disk or the user's quota is full."""
     return exc.errno in _FULL
-
-
-def can_not_write(exc: StoreError) -> bool:
-    """Tell whether *exc* says that the store is there, but not for us to write."""
-    cause = exc.__cause__
-    return isinstance(cause, OSError) and cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def not_a_file(path: Path) -> StoreError:

@@ -32,6 +32,7 @@ from aioruntime.store.scratch import Scratch
 from aioruntime.store.stream import as_stream
 from aioruntime.store.survey import survey
 from aioruntime.store.threads import Threads
+from aioruntime.store.trials import lacking
 from aioruntime.store.turn import Turn
 from aioruntime.store.values import PruneReport
 from aioruntime.store.verify import damaged_blobs, discard_damaged
@@ -55,6 +56,7 @@ class ImageStore:
     """Blobs and named images on disk, each blob once, shared by tasks and processes.
 
     Making one does no I/O; the directory is made, for this user only, when something is first written.
+    One that is there decides who may use what is stored: all in it gets its group and its permissions.
     Use one in one event loop at a time.
 
     Args:
@@ -341,6 +343,8 @@ class ImageStore:
     async def update_note(self, name: str, change: Callable[[bytes | None], bytes]) -> bytes:
         """Change a note of ours, with no other task or process changing notes meanwhile.
 
+        In a store that we may only read, the note stays as it is.
+
         Args:
             name: the note's name, of the characters ``a-z 0-9 . _ -``.
             change: gets the note's bytes, None if there is none, and returns the new ones. It runs in
@@ -557,6 +561,17 @@ class ImageStore:
             return sum(max(0, size - (part.size if part and part.regular else 0)) for size, part in found)
 
         return await self._threads.run(look)
+
+    async def lacking(self) -> list[str]:
+        """Try on the store's disk what the store needs of it; nothing stays there.
+
+        Returns:
+            What does not work, each in a sentence with what follows from it; empty if all does.
+
+        Raises:
+            StoreError: the disk can't be looked into.
+        """
+        return await self._threads.run(lacking, self.path)
 
     async def free_bytes(self) -> int:
         """Return the bytes that can still be written on the disk that holds the store."""

@@ -30,7 +30,12 @@ class Turn:
         self._file: files.File | None = None
 
     def take(self) -> bool | None:
-        """Take the lock; None if it is held by another and we must wait."""
+        """Take the lock; None if it is held by another and we must wait.
+
+        In a store that may only be read there is none.
+        """
+        if self._layout.read_only:
+            return True
         if self._layout.prepare():
             self._file = files.open_locked(self._path)
         if self._file is None:

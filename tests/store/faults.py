@@ -29,6 +29,8 @@ _CALLS = (
     "fsync",
     "rename",
     "fchmod",
+    "chmod",
+    "chown",
     "unlink",
     "mkdir",
     "ftruncate",
