@@ -117,4 +117,6 @@ async def doctor(*, url: str | None, store: str | None) -> int:
             print(f"left by an engine that died: {path} ({size} bytes), can be removed")
         references, free = await runtime.store.references(), await runtime.store.free_bytes()
         print(f"store: {runtime.store.path} ({len(references)} images, {free} bytes free)")
+        for sentence in await runtime.store.lacking():
+            print(f"  {sentence}")
     return 0
