@@ -97,16 +97,19 @@ async def fetch_layers(
         DigestMismatch: the bytes are not those of the digest; they were thrown away.
         SizeMismatch: there are more or fewer than declared.
         StoreError: the store can't be read or written.
-        StoreFull: there is not enough room for what is missing; nothing was requested.
+        StoreFull: there is not enough room for what is missing: nothing was requested; or somebody else took
+            it meanwhile: what had arrived is kept, and the rest is what the error says is needed.
     """
     missing = download_order(await store.missing(layers))
     served = await Served.recall(image, source, store)
     fetch = _Fetch(image, source, store, progress, connections, arrivals or Arrivals(), served)
     try:
         await fetch.all(layers, missing)
-    except AioRuntimeError:
+    except AioRuntimeError as exc:
         with suppress(StoreError):  # the first error tells more
             await served.keep()
+        if isinstance(exc, StoreFull):
+            await fetch.tell_all_that_is_missing(exc, missing)
         raise
     await served.keep()
     return FetchReport(len({layer.digest for layer in layers}), tuple(fetch.fetched), fetch.downloaded)
@@ -221,6 +224,14 @@ class _Fetch:
                 need=need,
                 have=free,
             )
+
+    async def tell_all_that_is_missing(self, full: StoreFull, missing: Sequence[LayerSpec]) -> None:
+        """Have *full*, which is of one file, say how many bytes all of the *missing* layers still need."""
+        with suppress(StoreError):
+            need = await self._store.unwritten(await self._store.missing(missing))
+            if need > full.need:
+                full.add_note(f"{need} bytes of the layers of {self._what} are still to be written")
+                full.need = need
 
     async def run(self, layer: LayerSpec, pending: anyio.Semaphore) -> None:
         way = _Way()

@@ -250,9 +250,14 @@ def open_existing(path: Path) -> File | None:
             return None
 
 
-def open_locked(path: Path) -> File | None:
-    """Open a file for reading and writing, made if it is not there, and lock it; None if that must wait."""
-    with _telling(path):
+def open_locked(path: Path, need: int = 0) -> File | None:
+    """Open a file for reading and writing, made if it is not there, and lock it; None if that must wait.
+
+    Args:
+        path: the file.
+        need: bytes that are to be written, to be told if there is no room for another file.
+    """
+    with _telling(path, need):
         fd = _open_or_make(path)
         if fd is None:
             return None
@@ -325,10 +330,10 @@ def _regular(fd: int, path: Path) -> File:
     return file
 
 
-def create(path: Path) -> File:
-    """Open a new file for writing, in place of what has that name."""
+def create(path: Path, need: int = 0) -> File:
+    """Open a new file for writing, *need* bytes of it, in place of what has that name."""
     unlink(path)
-    with _telling(path):
+    with _telling(path, need):
         return File(_make_file(path, os.O_WRONLY), path)
 
 
@@ -359,7 +364,7 @@ def replace(path: Path, data: bytes, *, over: Status | None = None) -> bool:
         Whether it was replaced.
     """
     temporary = path.with_name(f".{path.name}.new")
-    with create(temporary) as file:
+    with create(temporary, len(data)) as file:
         try:
             file.write_at(0, data, len(data))
             file.sync(len(data))

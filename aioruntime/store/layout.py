@@ -112,16 +112,20 @@ class Layout:
         if files.rename(path, self.damaged / f"{path.name}.{secrets.token_hex(4)}", missing_ok=True):
             files.sync_directory(path.parent)
 
-    def hold(self, digest: ImageDigest) -> files.File | None:
+    def hold(self, digest: ImageDigest, need: int = 0) -> files.File | None:
         """Become the only one to write, replace or put aside a blob; None if another is it and we must wait.
 
         What is in the place of its partial file, and no file, is put aside.
+
+        Args:
+            digest: the blob's digest.
+            need: bytes that are to be written.
 
         Returns:
             The partial file, locked; it was made if it was not there.
         """
         path = self.partial(digest)
-        return files.open_locked(path) if self.prepare() and self._clear(path) else None
+        return files.open_locked(path, need) if self.prepare() and self._clear(path) else None
 
     def _clear(self, path: Path) -> bool:
         """Put aside what is at *path* if it is no file; False if we must wait."""

@@ -67,7 +67,7 @@ class Partial:
         """
         if self.present() and not replace:
             return Claim.PRESENT
-        self._file = self._layout.hold(self.digest)
+        self._file = self._layout.hold(self.digest, self.size or 0)
         if self._file is None:
             return None
         try:
