@@ -85,14 +85,15 @@ class _Blocks(io.RawIOBase):
 def write_large_image(layout: Path, name: str, size: int, compression: Compression) -> None:
     """Write an image of a shell and *size* bytes in files, one a layer."""
     layers = [
-        _large_layer(layout.with_suffix(f".{number}"), number, size // LAYERS, compression)
+        large_layer(layout.with_suffix(f".{number}"), number, size // LAYERS, compression)
         for number in range(LAYERS)
     ]
     config = ImageConfig(env=("PATH=/bin",))
     write_image(layout, name, [tiny_files(), *layers], config, compression=compression)
 
 
-def _large_layer(path: Path, number: int, size: int, compression: Compression) -> Layer:
+def large_layer(path: Path, number: int, size: int, compression: Compression) -> Layer:
+    """Write a layer of one incompressible file of *size* bytes to *path*; *number* is its seed."""
     with path.open("wb") as out:
         writer = LayerWriter(out, compression)
         with writer.open_tar() as tar:
