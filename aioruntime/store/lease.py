@@ -48,19 +48,23 @@ class Lease:
         if lock is None:
             return None
         with lock:
-            self._add("".join(f"{digest}\n" for digest in digests).encode())
+            # Whoever looks at leases without the store's lock may have taken ours for a dead one's.
+            if not self._add("".join(f"{digest}\n" for digest in digests).encode()):
+                return None
             if image is not None:
                 files.make_directory(self._layout.used_files)
                 files.touch(self._layout.used(image))
         return True
 
-    def _add(self, lines: bytes) -> None:
+    def _add(self, lines: bytes) -> bool:
         if self._file is None:
             files.make_directory(self._layout.leases)
             self._file = files.open_locked(self._path)
-        if self._file is not None:
-            self._file.write_at(self._size, lines, len(lines))
-            self._size += len(lines)
+        if self._file is None:
+            return False
+        self._file.write_at(self._size, lines, len(lines))
+        self._size += len(lines)
+        return True
 
     def give_back(self, used: Collection[ImageDigest] = ()) -> None:
         """Let the blobs go; harmless if none were taken.
