@@ -22,7 +22,7 @@ async def test_a_lease_seen_before_it_is_locked(store: ImageStore, monkeypatch: 
     layout = Layout(store.path)
     layout.prepare()
     lock = filelock.lock_descriptor
-    seen = []
+    seen: list[bool] = []
 
     def late(fd: int, *, blocking: bool) -> bool:
         if not seen and list(layout.leases.glob("*")):
