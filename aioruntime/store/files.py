@@ -29,6 +29,7 @@ __all__ = (
     "replace",
     "scan",
     "sync_directory",
+    "temporary",
     "touch",
     "unlink",
 )
@@ -363,8 +364,8 @@ def replace(path: Path, data: bytes, *, over: Status | None = None) -> bool:
     Returns:
         Whether it was replaced.
     """
-    temporary = path.with_name(f".{path.name}.new")
-    with create(temporary, len(data)) as file:
+    new = temporary(path)
+    with create(new, len(data)) as file:
         try:
             file.write_at(0, data, len(data))
             file.sync(len(data))
@@ -377,6 +378,11 @@ def replace(path: Path, data: bytes, *, over: Status | None = None) -> bool:
             raise
     sync_directory(path.parent)
     return True
+
+
+def temporary(path: Path) -> Path:
+    """Return where `replace` writes what *path* gets."""
+    return path.with_name(f".{path.name}.new")
 
 
 def rename(old: Path, new: Path, *, missing_ok: bool = False) -> bool:

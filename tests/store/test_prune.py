@@ -318,12 +318,13 @@ async def test_one_prunes_at_a_time(store: ImageStore) -> None:
 
 
 async def test_leftovers_of_the_dead_go(store: ImageStore) -> None:
-    """L12: leases and locks that nobody holds go, and what was put aside; those of the living stay."""
+    """L12: what nobody holds goes: leases, locks, what was put aside or half written; not what is held."""
     await put_image(store, "a", 1)
     ours = store.path / "aioruntime"
     (ours / "damaged").mkdir()
     (ours / "damaged" / "x").write_bytes(b"1234")
-    for dead in (ours / "leases" / "0123", ours / "load-x.lock", ours / "used" / "sha256-00"):
+    half = (store.path / ".index.json.new", ours / ".images.json.new")
+    for dead in (ours / "leases" / "0123", ours / "load-x.lock", ours / "used" / "sha256-00", *half):
         dead.parent.mkdir(exist_ok=True)
         dead.write_text(f"{layer(1)}\n")
     async with store.turn("load-y"), store.lease([layer(1)]):
@@ -334,3 +335,4 @@ async def test_leftovers_of_the_dead_go(store: ImageStore) -> None:
     assert report.freed_bytes == 4
     left = {str(path.relative_to(ours)) for path in ours.rglob("*") if path.is_file()}
     assert left == {"lock", "images.json"}
+    assert not half[0].exists()
