@@ -29,10 +29,10 @@ _OLD = 2 * 3600
 
 async def judge(place: Place) -> int:
     """Find every blob right, every promise kept, every lock free; return how many names were promised."""
-    assert corrupt(place.store) == []
-    assert locked(place.store) == []
+    assert not (wrong := corrupt(place.store)), wrong
+    assert not (held := locked(place.store)), held
     promised = owed(deeds(place.journals.glob("*.jsonl")))
-    assert await lost(place, promised) == {}
+    assert not (broken := await lost(place, promised)), broken
     await _use(place)
     await _tidy(place, promised)
     return len(promised)
@@ -116,6 +116,6 @@ async def _tidy(place: Place, promised: set[str]) -> None:
     ours = place.store / "aioruntime"
     left = [*(place.store / "ingest").iterdir(), *ours.glob("leases/*"), *ours.glob("*.lock")]
     left += [path for path in place.store.rglob("*") if path.name.endswith(".new")]
-    assert left == []
+    assert not left, left
     assert (await store.usage()).unnamed == 0
-    assert await lost(place, promised) == {}
+    assert not (broken := await lost(place, promised)), broken

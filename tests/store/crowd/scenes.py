@@ -57,7 +57,7 @@ async def asked_once(registry: LocalRegistry, images: Sequence[Known], before: C
     """Find that each layer was asked for once since *before*."""
     now = await asked(registry, images)
     wrong = {layer: now[layer] - before[layer] for layer in now if now[layer] - before[layer] != 1}
-    assert wrong == {}
+    assert not wrong, f"requests for a layer: {wrong}"
 
 
 async def gather_once(registry: LocalRegistry, place: Place, max_bytes: int | None) -> None:
@@ -79,7 +79,7 @@ async def gather_once(registry: LocalRegistry, place: Place, max_bytes: int | No
             member.tell()
         await _all(pruners, "end")
     await asked_once(registry, place.images, before)
-    assert corrupt(place.store) == []
+    assert not (wrong := corrupt(place.store)), wrong
 
 
 async def rush(registry: LocalRegistry, place: Place, seed: str, other: Path) -> int:
@@ -105,15 +105,15 @@ async def rush(registry: LocalRegistry, place: Place, seed: str, other: Path) ->
         await _all(others, "end")
     await asked_once(registry, place.images, before)
     promised = owed(deeds(place.journals.glob("*.jsonl"))) | {image.name for image in place.images}
-    assert await lost(place, promised) == {}
-    assert corrupt(place.store) == []
+    assert not (broken := await lost(place, promised)), broken
+    assert not (wrong := corrupt(place.store)), wrong
     return len(promised)
 
 
 async def _all(members: Sequence[Member], word: str) -> None:
     for member in members:
         heard = await member.heard()
-        assert heard == word
+        assert heard == word, heard
 
 
 async def riot(place: Place, seed: str, seconds: float, pause: float) -> tuple[int, int]:
