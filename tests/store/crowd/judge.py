@@ -35,6 +35,7 @@ async def judge(place: Place) -> int:
     assert not (broken := await lost(place, promised)), broken
     await _use(place)
     await _tidy(place, promised)
+    await _empty(place)
     return len(promised)
 
 
@@ -103,6 +104,14 @@ async def _use(place: Place) -> None:
 
 async def _pins(store: ImageStore) -> dict[str, bool]:
     return {image.name: image.pinned for image in await store.images()}
+
+
+async def _empty(place: Place) -> None:
+    """Remove all, so that there is something to be fetched again."""
+    store = ImageStore(place.store)
+    for name in await store.references():
+        await store.unpin(name)
+        await store.remove(name)
 
 
 async def _tidy(place: Place, promised: set[str]) -> None:

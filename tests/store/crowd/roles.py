@@ -157,7 +157,7 @@ async def anything(_link: Link, place: Place, seed: str, squeezing: bool) -> Non
     """Do something, then something else, until killed."""
     async with _puller(place) as puller:
         with Journal(place.journals / f"{seed}.jsonl") as journal:
-            whim = Whim(place, puller, journal, random.Random(seed), squeezing)
+            whim = Whim(place, puller, journal, seed, squeezing)
             while True:
                 async with asyncio.timeout(PATIENCE):
                     await whim.follow()
@@ -166,14 +166,13 @@ async def anything(_link: Link, place: Place, seed: str, squeezing: bool) -> Non
 class Whim:
     """One of the things that can be done to a store, chosen by chance, and what was done written down."""
 
-    def __init__(
-        self, place: Place, puller: Puller, journal: Journal, chance: random.Random, squeezing: bool
-    ) -> None:
+    def __init__(self, place: Place, puller: Puller, journal: Journal, seed: str, squeezing: bool) -> None:
         self._place = place
         self._puller = puller
         self._store = puller.store
         self._journal = journal
-        self._chance = chance
+        self._seed = seed
+        self._chance = random.Random(seed)
         weights = {
             self._pull: 8,
             self._import: 3,
@@ -182,7 +181,8 @@ class Whim:
             self._verify: 1,
             self._pin: 1,
             self._unpin: 1,
-            self._squeeze: int(squeezing),
+            self._keep: 3 if squeezing else 1,
+            self._squeeze: 3 if squeezing else 0,
         }
         self._deeds, self._weights = list(weights), list(weights.values())
 
@@ -216,6 +216,25 @@ class Whim:
 
     async def _verify(self, _known: Known) -> None:
         await _sound(self._store, self._place)
+
+    async def _keep(self, known: Known) -> None:
+        """Find an image whole that nothing keeps but a pinned name of our own."""
+        ours = f"crowd.test/{self._seed}:{known.digest[-12:]}"
+        async with self._store.lease(known.blobs):
+            found = await self._store.reference(known.name)
+            if found is None or not all([await self._store.has(digest) for digest in known.blobs]):
+                return
+            with self._journal.deed("set", ours):
+                await self._store.set_reference(ours, found)
+        with self._journal.deed("pin", ours):
+            await self._store.pin(ours)
+        await self._store.prune()  # by its end, those have ended who chose what goes before we pinned it
+        for digest in known.blobs:
+            await self._store.read(digest)
+        with self._journal.deed("unpin", ours):
+            await self._store.unpin(ours)
+        with self._journal.deed("remove", ours):
+            await self._store.remove(ours)
 
     async def _pin(self, known: Known) -> None:
         with self._journal.deed("pin", known.name):

@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aioruntime.demo.registry import LocalRegistry
@@ -131,7 +132,10 @@ async def riot(place: Place, seed: str, seconds: float, pause: float) -> tuple[i
     chance = random.Random(seed)
     end = time.monotonic() + seconds
     deaths = kept = looks = 0
+    folder = place.journals
     while time.monotonic() < end:
+        place = replace(place, journals=folder / f"journals-{looks}")
+        place.journals.mkdir()
         riot = _Riot(place, f"{seed}-{looks}", squeezing=looks % 2 == 1)
         with riot.stack:
             for _ in range(_DEATHS):
