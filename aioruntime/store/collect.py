@@ -147,9 +147,14 @@ class _Collection:
         waste += [(layout.damaged / name, survey.damaged[name].size) for name in plan.damaged]
         if not plan.forced:
             ours = layout.images.parent
+            waste += [(ours / name, 0) for name, _ in files.scan(ours) if name.endswith(".lock")]
             # What is half written belongs to a dead process: we hold the lock when it is removed.
-            waste += [(ours / name, 0) for name, _ in files.scan(ours) if name.endswith((".lock", ".new"))]
-            waste.append((files.temporary(layout.index), 0))
+            waste += [
+                (path / name, 0)
+                for path in (layout.root, ours)
+                for name, _ in files.scan(path)
+                if name.startswith(".") and name.endswith(".new")
+            ]
             stamps = {layout.used(image.digest).name for image in survey.images}
             waste += [
                 (layout.used_files / name, 0)
