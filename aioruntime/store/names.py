@@ -139,6 +139,9 @@ def _write(layout: Layout, record: _Record, before: Named, after: Named) -> None
     new = _Record(ours, sorted(after.pinned))
     if new != record:
         files.replace(layout.images, msgspec.json.encode(new, enc_hook=str))
+    else:
+        # Who wrote it may have died before it was on the disk.
+        files.sync_directory(layout.images.parent)
     gone = before.images.keys() - after.images.keys()
     for _ in range(_LOOKS):
         seen = files.lookup(layout.index)

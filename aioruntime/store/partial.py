@@ -210,6 +210,8 @@ class Partial:
 def put(layout: Layout, digest: ImageDigest, data: bytes) -> bool | None:
     """Store a whole small blob whose hash was checked; None if another writes it and we must wait."""
     if blobs.holds(layout, digest, data):
+        # Who wrote it may have died before its name was on the disk.
+        files.sync_directory(layout.blob(digest).parent)
         return True
     partial = Partial(layout, digest, len(data))
     if partial.claim(replace=True) is None:

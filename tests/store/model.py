@@ -1,0 +1,139 @@
+"""What lies in a store, in plain dictionaries: to compare what is there with what has to be there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from aioruntime.oci.digest import ImageDigest
+from tests.store.helpers import content
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+REF_NAME = "org.opencontainers.image.ref.name"
+
+
+def _document(kind: str, *parts: bytes) -> bytes:
+    entries = [{"mediaType": "x/y", "digest": ImageDigest.of(part), "size": len(part)} for part in parts]
+    config = {"config": entries.pop(0)} if kind == "layers" else {}
+    return json.dumps({"schemaVersion": 2, **config, kind: entries}).encode()
+
+
+_LEAVES = [content(size, seed=size)[0] for size in (0, 1, 50, 64, 200, 700)]
+_MANIFESTS = [_document("layers", *_LEAVES[a:b]) for a, b in ((0, 3), (1, 5), (4, 6))]
+_INDEX = _document("manifests", _MANIFESTS[0], _MANIFESTS[2], b"of another platform, which is not here")
+CONTENT = {ImageDigest.of(data): data for data in (*_LEAVES, *_MANIFESTS, _INDEX)}
+DIGESTS = list(CONTENT)
+IMAGES = DIGESTS[len(_LEAVES) :]
+CHILDREN = dict.fromkeys(DIGESTS, frozenset[ImageDigest]()) | {
+    ImageDigest.of(_MANIFESTS[0]): frozenset(DIGESTS[0:3]),
+    ImageDigest.of(_MANIFESTS[1]): frozenset(DIGESTS[1:5]),
+    ImageDigest.of(_MANIFESTS[2]): frozenset(DIGESTS[4:6]),
+    ImageDigest.of(_INDEX): frozenset((IMAGES[0], IMAGES[2])),
+}
+NAMES = [f"docker.io/library/{letter}:1" for letter in "abc"]
+FOREIGN = "foreign:1"
+
+
+@dataclass(frozen=True)
+class State:
+    """What lies in a store.
+
+    Args:
+        blobs: content by digest.
+        partial: downloads that were begun.
+        record: names that we keep.
+        index: names that `index.json` has.
+        pins: names that are pinned.
+        note: our note.
+        damaged: sizes of what was put aside.
+        stamps: images with a time of their last use.
+        held: digests being written.
+        leases: what is in use, and by which process.
+    """
+
+    blobs: Mapping[ImageDigest, bytes] = field(default_factory=dict)
+    partial: Mapping[ImageDigest, bytes] = field(default_factory=dict)
+    record: Mapping[str, ImageDigest] = field(default_factory=dict)
+    index: Mapping[str, ImageDigest] = field(default_factory=dict)
+    pins: frozenset[str] = frozenset()
+    note: bytes | None = None
+    damaged: tuple[int, ...] = ()
+    stamps: frozenset[ImageDigest] = frozenset()
+    held: frozenset[ImageDigest] = frozenset()
+    leases: tuple[tuple[str, tuple[ImageDigest, ...]], ...] = ()
+
+    @property
+    def named(self) -> dict[str, ImageDigest]:
+        return {**self.index, **self.record}
+
+    @property
+    def leased(self) -> set[ImageDigest]:
+        return {digest for _, digests in self.leases for digest in digests}
+
+    @property
+    def total(self) -> int:
+        files = (*self.blobs.values(), *self.partial.values())
+        return sum(map(len, files)) + sum(self.damaged)
+
+    def tree(self, root: ImageDigest) -> set[ImageDigest]:
+        """The blobs of an image, here or not."""
+        found: set[ImageDigest] = set()
+        todo = [root]
+        while todo:
+            digest = todo.pop()
+            found.add(digest)
+            if self.blobs.get(digest) != CONTENT.get(digest) or digest not in IMAGES:
+                continue
+            todo += [child for child in CHILDREN[digest] if child not in IMAGES or child in self.blobs]
+        return found
+
+    def named_blobs(self) -> set[ImageDigest]:
+        """The blobs that named images have, and that are here."""
+        return set().union(*(self.tree(root) for root in self.named.values())) & self.blobs.keys()
+
+    def renamed(self, named: Mapping[str, ImageDigest], pins: frozenset[str]) -> State:
+        """Other names: ours are recorded, those of others stay where they are, all are in the index."""
+        before = self.named
+        ours = {
+            name: digest
+            for name, digest in named.items()
+            if name in self.record or name in pins or before.get(name) != digest
+        }
+        others = {name: digest for name, digest in self.index.items() if name in named}
+        return replace(self, record=ours, index={**others, **ours}, pins=pins)
+
+
+def observe(root: Path, model: State) -> State:
+    """Read from the disk what lies in a store, all but what only its users know."""
+    try:
+        entries = json.loads(_text(root / "index.json"))["manifests"]
+    except ValueError:
+        entries = []  # another tool wrote half of it
+    record = json.loads(_text(root / "aioruntime/images.json") or "{}")
+    note = root / "aioruntime/note.json"
+    aside = root / "aioruntime/damaged"
+    return State(
+        blobs=_files(root / "blobs/sha256"),
+        partial=_files(root / "ingest", "sha256-"),
+        record={name: ImageDigest(found["digest"]) for name, found in record.get("images", {}).items()},
+        index={entry["annotations"][REF_NAME]: ImageDigest(entry["digest"]) for entry in entries},
+        pins=frozenset(record.get("pinned", ())),
+        note=note.read_bytes() if note.exists() else None,
+        damaged=tuple(sorted(path.stat().st_size for path in aside.iterdir())) if aside.exists() else (),
+        stamps=frozenset(_files(root / "aioruntime/used", "sha256-")),
+        held=model.held,
+        leases=model.leases,
+    )
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def _files(directory: Path, prefix: str = "") -> dict[ImageDigest, bytes]:
+    found = directory.iterdir() if directory.exists() else ()
+    return {ImageDigest("sha256:" + path.name.removeprefix(prefix)): path.read_bytes() for path in found}

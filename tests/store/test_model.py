@@ -1,0 +1,98 @@
+"""Random uses of a store by two processes that die, run into faults, and lose power; checked by a model."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test as run_machine
+
+from aioruntime.store import blobs, ingest, names, partial
+from tests.store.model import CONTENT, DIGESTS, IMAGES, NAMES, observe
+from tests.store.shared_store import OTHER, SharedStore
+from tests.store.uses import Ingest, Pin, Put, Remove, SetName, Use
+
+EXAMPLES = int(os.environ.get("AIORUNTIME_TEST_EXAMPLES", "2000"))
+_IMAGE = IMAGES[0]
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let blobs of a hundred bytes take the ways that those of many MiB take."""
+    for module in (partial, ingest):
+        monkeypatch.setattr(module, "CHUNK", 64)
+    monkeypatch.setattr(partial, "_HASHED_AT_ONCE", 128)
+    monkeypatch.setattr(blobs, "_CHUNK", 64)
+    monkeypatch.setattr(names, "_PAUSE", 0)
+
+
+def check(examples: int) -> None:
+    only_search = os.environ.get("AIORUNTIME_TEST_SHRINK") == "0"
+    run_machine(
+        SharedStore,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=15,
+            deadline=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+            phases=(Phase.reuse, Phase.generate) if only_search else tuple(Phase),
+        ),
+    )
+
+
+def test_a_shared_store() -> None:
+    """L1, L2, T8: whatever happens in whatever order, what was promised holds, and nothing is half done."""
+    check(EXAMPLES)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(7200)
+def test_a_shared_store_for_long() -> None:
+    """L1, L2, T8: the same, 50,000 times."""
+    check(50_000)
+
+
+@pytest.mark.parametrize(
+    ("undone", "promised"),
+    [
+        (Put(_IMAGE), Put(_IMAGE)),
+        (Ingest(_IMAGE), Put(_IMAGE)),
+        (Put(_IMAGE), SetName(NAMES[0], _IMAGE)),
+        (SetName(NAMES[0], _IMAGE), SetName(NAMES[0], _IMAGE)),
+        (Pin(NAMES[0]), Pin(NAMES[0])),
+    ],
+)
+def test_what_another_left_undone(undone: Use, promised: Use) -> None:
+    """L2, T8: what we are told is on the disk is, also if it was there because of one who died over it."""
+    for at in range(1, 25):
+        machine = SharedStore()
+        try:
+            machine.begin([_IMAGE])
+            if not isinstance(undone, Pin):
+                machine.do(OTHER, Remove(NAMES[0]))
+            if isinstance(undone, SetName):
+                machine.do(OTHER, Put(_IMAGE))
+            machine.settle()
+            machine.dies(undone, at, None)
+            kept = machine.outcome(promised, OTHER) is None
+            machine.lose_power(None)
+            seen = observe(machine.root, machine.state)
+            assert not kept or seen.blobs[_IMAGE] == CONTENT[_IMAGE]
+            assert not kept or not isinstance(promised, SetName) or seen.named[NAMES[0]] == _IMAGE
+            assert not kept or not isinstance(promised, Pin) or NAMES[0] in seen.pins
+        finally:
+            machine.teardown()
+
+
+def test_what_a_full_disk_took_of_a_piece() -> None:
+    """T8: of a piece that the disk did not take as a whole nothing is left, in the blob or behind it."""
+    for at in range(1, 15):
+        machine = SharedStore()
+        try:
+            machine.fails(Ingest(DIGESTS[0], sized=False, wrong=1000, piece=300), at, errno.ENOSPC)
+            machine.as_expected()
+        finally:
+            machine.teardown()
