@@ -1,0 +1,248 @@
+"""Bugs to be planted in the store: each takes one protection away, and names tests that have to find it."""
+
+from __future__ import annotations
+
+__all__ = ("MUTANTS", "Mutant")
+
+from dataclasses import dataclass
+
+MODEL = "tests/store/test_model.py::test_a_shared_store"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A planted bug.
+
+    Args:
+        name: what is taken away.
+        harm: what then can happen: why it matters.
+        file: the module, below `aioruntime/store`.
+        old: the text that is there once.
+        new: the text in its place.
+        found_by: tests of which one has to fail.
+    """
+
+    name: str
+    harm: str
+    file: str
+    old: str
+    new: str
+    found_by: tuple[str, ...] = (MODEL,)
+
+
+MUTANTS = (
+    Mutant(
+        "fsync-of-content",
+        "After a power cut a blob has its name, and zeros.",
+        "files.py",
+        "            os.fsync(self._fd)\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "fsync-of-directory",
+        "After a power cut a blob or a name is gone that was said to be on the disk.",
+        "files.py",
+        "        os.fsync(fd)\n",
+        "        pass\n",
+    ),
+    Mutant(
+        "fsync-of-a-blob's-directory",
+        "After a power cut a blob is gone that was said to be on the disk.",
+        "partial.py",
+        "            files.sync_directory(self._blob.parent)\n",
+        "",
+    ),
+    Mutant(
+        "fsync-before-naming",
+        "A name outlasts a power cut, its blob does not: the writer died before it was durable.",
+        "store.py",
+        "        files.sync_directory(self._layout.blob(digest).parent)\n",
+        "",
+        ("tests/store/test_model.py::test_what_another_left_undone",),
+    ),
+    Mutant(
+        "fsync-tried-once",
+        "The second fsync succeeds without the data: Linux has marked them clean.",
+        "partial.py",
+        "        except BaseException:\n            # Linux",
+        "        except StoreError:\n            file.sync(self.length)\n"
+        "        except BaseException:\n            # Linux",
+    ),
+    Mutant(
+        "rename-of-documents",
+        "Who dies while writing leaves half a list of names.",
+        "files.py",
+        "        rename(temporary, path)\n",
+        "        path.write_bytes(data[: len(data) // 2])\n        os.rename(temporary, path)\n",
+    ),
+    Mutant(
+        "rename-of-blobs",
+        "Who dies while a blob is copied into place leaves half of it under its name.",
+        "partial.py",
+        "            files.rename(self._path, self._blob)\n",
+        "            fd = files.os.open(self._blob, 0o102, 0o600)\n"
+        "            new = files.File(fd, self._blob)\n"
+        "            new.truncate(0)\n"
+        "            new.write_at(0, file.read_at(0, self.length), 0)\n"
+        "            new.sync()\n"
+        "            new.close()\n"
+        "            files.unlink(self._path)\n",
+    ),
+    Mutant(
+        "lock",
+        "Two write one blob, or one list of names, at the same time.",
+        "files.py",
+        "            self._locked = filelock.lock_descriptor(self._fd, blocking=False)\n",
+        "            self._locked = True\n",
+    ),
+    Mutant(
+        "same-file-once-locked",
+        "The lock is on a file that the last holder removed; the next one locks another, and both write.",
+        "files.py",
+        "        return found is not None and found.same_file(self.status())\n",
+        "        return self._locked\n",
+    ),
+    Mutant(
+        "hash-at-commit",
+        "A registry's wrong bytes become a blob.",
+        "partial.py",
+        "        if actual != self.digest:\n            self.drop()\n",
+        "        if False:\n            self.drop()\n",
+    ),
+    Mutant(
+        "hash-of-what-was-kept",
+        "What the disk did to a partial blob becomes a part of a blob that was said to be checked.",
+        "partial.py",
+        "        if actual != self.digest:\n            self.drop()\n",
+        "        if actual != self.digest and not self._found:\n            self.drop()\n",
+    ),
+    Mutant(
+        "size-at-commit",
+        "What came so far is thrown away as wrong, instead of kept.",
+        "partial.py",
+        "        if self.size is not None and self.length != self.size:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "size-of-what-is-there",
+        "A blob that was cut short passes for the whole one.",
+        "partial.py",
+        "        return found is not None and self.size in (None, found.size)\n",
+        "        return found is not None\n",
+    ),
+    Mutant(
+        "leases-before-unlinking",
+        "A blob goes that somebody began to use since it was decided.",
+        "collect.py",
+        "                if digest not in needed and digest not in busy:\n",
+        "                if digest not in needed:\n",
+    ),
+    Mutant(
+        "names-before-unlinking",
+        "A blob goes that somebody named since it was decided.",
+        "collect.py",
+        "                if digest not in needed and digest not in busy:\n",
+        "                if digest not in busy:\n",
+    ),
+    Mutant(
+        "leases-of-the-living",
+        "Leases count for nothing, and what is in use goes.",
+        "lease.py",
+        "            if file.try_lock():\n                files.unlink(file.path)\n",
+        "            if True:\n                files.unlink(file.path)\n",
+    ),
+    Mutant(
+        "leases-of-the-dead",
+        "What a killed process had in use stays for ever.",
+        "lease.py",
+        "            if file.try_lock():\n                files.unlink(file.path)\n",
+        "            if False:\n                files.unlink(file.path)\n",
+        ("tests/store/test_prune.py",),
+    ),
+    Mutant(
+        "pins",
+        "A pinned image is collected.",
+        "prune.py",
+        "if not image.pinned and ",
+        "if ",
+    ),
+    Mutant(
+        "pins-since-the-plan",
+        "An image is collected that somebody pinned since it was decided.",
+        "collect.py",
+        "            kept = named.pinned if self._plan.forced else named.pinned | leased(self._layout)\n",
+        "            kept = frozenset() if self._plan.forced else leased(self._layout)\n",
+    ),
+    Mutant(
+        "names-go-first",
+        "Who dies while removing leaves a name without its blobs.",
+        "collect.py",
+        "    try:\n        await threads.poll(work.drop_names, str(layout.root))\n    except",
+        "    try:\n        await drop(work.drop_named_blobs, plan.blobs)\n"
+        "        await threads.poll(work.drop_names, str(layout.root))\n    except",
+    ),
+    Mutant(
+        "record-of-names",
+        "Another tool's lost update takes our names with it.",
+        "names.py",
+        "        files.replace(layout.images, msgspec.json.encode(new, enc_hook=str))\n",
+        "        pass\n",
+    ),
+    Mutant(
+        "index-for-other-tools",
+        "Other tools do not see our names.",
+        "names.py",
+        "        if changed == raw or files.replace(layout.index, changed, over=seen):\n",
+        "        if True:\n",
+    ),
+    Mutant(
+        "names-of-others-kept",
+        "What another tool named is lost when we name something.",
+        "index.py",
+        "            entries.append(old)\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "full-disk-told",
+        "A blob is said to be stored that the full disk did not take.",
+        "files.py",
+        "                    done += os.pwrite(self._fd, rest, offset + done)\n",
+        "                    try:\n"
+        "                        done += os.pwrite(self._fd, rest, offset + done)\n"
+        "                    except OSError:\n"
+        "                        break\n",
+    ),
+    Mutant(
+        "truncation-after-a-failed-write",
+        "Bytes that were never hashed stay behind the blob's end.",
+        "partial.py",
+        "            with suppress(StoreError):\n"
+        "                file.truncate(self.length)\n            raise\n",
+        "            raise\n",
+        ("tests/store/test_model.py::test_what_a_full_disk_took_of_a_piece",),
+    ),
+    Mutant(
+        "links-not-followed",
+        "A link in a blob's place leads the store to read or write another file.",
+        "files.py",
+        "_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK\n",
+        "_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK\n",
+        ("tests/store/test_damage.py",),
+    ),
+    Mutant(
+        "fifos-not-waited-for",
+        "A FIFO in a blob's place hangs the store.",
+        "files.py",
+        "_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK\n",
+        "_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW\n",
+        ("tests/store/test_damage.py",),
+    ),
+    Mutant(
+        "hash-while-streaming",
+        "A blob that was altered on the disk is given to an engine.",
+        "blobs.py",
+        "        if self._offset == size:\n            self._check()\n        return data\n",
+        "        return data\n",
+        ("tests/store/test_damage.py",),
+    ),
+)
