@@ -213,15 +213,6 @@ MUTANTS = (
         "                        break\n",
     ),
     Mutant(
-        "truncation-after-a-failed-write",
-        "Bytes that were never hashed stay behind the blob's end.",
-        "partial.py",
-        "            with suppress(StoreError):\n"
-        "                file.truncate(self.length)\n            raise\n",
-        "            raise\n",
-        ("tests/store/test_model.py::test_what_a_full_disk_took_of_a_piece",),
-    ),
-    Mutant(
         "links-not-followed",
         "A link in a blob's place leads the store to read or write another file.",
         "files.py",

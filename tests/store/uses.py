@@ -99,6 +99,7 @@ class Ingest(Use):
                     vars(files)["os"].trouble = None
                     kept = -1
                     await ingest.write(CONTENT[self.digest][ingest.offset :])
+                    break
             if not self.commit:
                 return "left", kept
             await ingest.commit("registry.test")
