@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aioruntime as ar
+from tests.store.helpers import blob_path, put_image, set_age
 from tests.support.tools import remove_images
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ async def output_of(program: str, engine: Engine, tmp_path: Path, *images: str) 
 
 async def test_the_program_runs(engine: Engine, registry: LocalRegistry, tmp_path: Path) -> None:
     """The README's program, given an image, runs it on Docker and on Podman."""
-    program, _ = blocks("python")
+    program, *_ = blocks("python")
 
     layers, available, outcome = await output_of(program, engine, tmp_path, f"{registry.host}/samtools:gzip")
 
@@ -70,7 +71,7 @@ async def test_the_program_runs(engine: Engine, registry: LocalRegistry, tmp_pat
 
 async def test_the_composing_program_runs(engine: Engine, registry: LocalRegistry, tmp_path: Path) -> None:
     """The program that composes, given two images, runs a tool of each, and finds no conflict."""
-    _, program = blocks("python")
+    _, program, _ = blocks("python")
     images = [f"{registry.host}/{tool}:gzip" for tool in ("samtools", "bcftools")]
 
     lines = await output_of(program, engine, tmp_path, *images)
@@ -78,11 +79,25 @@ async def test_the_composing_program_runs(engine: Engine, registry: LocalRegistr
     assert lines == ["samtools 1.16.1", "bcftools 1.16"]
 
 
+async def test_the_pruning_program_runs(docker_engine: Engine, tmp_path: Path) -> None:
+    """The program that looks after the store tells what it has and removes what was not used for long."""
+    *_, program = blocks("python")
+    store = ar.ImageStore(tmp_path / "store")
+    image = await put_image(store, "example.org/tool:1", 1)
+    set_age(blob_path(store, image.digest), 40)
+    (kept,) = await store.images()
+
+    listed, told = await output_of(program, docker_engine, tmp_path)
+
+    assert listed.startswith(f"example.org/tool:1 {kept.own_bytes} bytes of its own, 0 shared 20")
+    assert told == f"{kept.own_bytes} bytes freed: example.org/tool:1"
+
+
 def test_the_programs_are_short() -> None:
-    """There are two programs, and each has at most 25 lines."""
+    """There are three programs, and each has at most 25 lines."""
     programs = blocks("python")
 
-    assert len(programs) == 2
+    assert len(programs) == 3
     assert all(len(program.splitlines()) <= 25 for program in programs)
 
 
@@ -100,7 +115,7 @@ def test_the_commands_exist() -> None:
         timeout=30,
     )
 
-    assert commands == {"demo", "doctor", "pull", "push", "run", "tags"}
+    assert commands == {"demo", "doctor", "pull", "push", "run", "store", "tags"}
     assert scripts == {"tests/bootstrap.sh"}
     assert all(re.search(rf"\b{command} ", shown.stdout) for command in commands)
     assert all((ROOT / script).is_file() for script in scripts)

@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from aioruntime.cli import commands
+from aioruntime.cli import store as store_commands
 from aioruntime.cli.loop import run_command
 
 # What `docker run` exits with when it fails itself, so that it can't be taken for the container's status.
@@ -24,6 +25,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(store_commands.app, name="store")
 
 Url = Annotated[str | None, typer.Option("--url", help="Engine address, such as unix:///run/docker.sock.")]
 Store = Annotated[str | None, typer.Option("--store", help="Local image store, a directory.")]

@@ -59,7 +59,7 @@ class Inline(Threads):
     async def run_urgent(self, call: Callable[..., _T], *args: object) -> _T:
         return call(*args)
 
-    async def poll(self, attempt: Callable[[], _T | None], subject: str, **options: object) -> _T:
+    async def poll(self, attempt: Callable[[], _T | None], subject: str, lock: Path, **options: object) -> _T:
         if (result := attempt()) is None:
             raise Blocked(subject)
         return result
