@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ("Plan", "plan_prune", "plan_removal")
 
+import heapq
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING
 from aioruntime.oci.digest import ImageDigest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
-    from aioruntime.store.survey import Found, Seen, Survey
+    from aioruntime.store.survey import Seen, Survey
 
 # What no image has may belong to one that is about to be made: an hour after its last use it is waste.
 _UNNAMED_NS = 3600 * 10**9
@@ -64,11 +65,11 @@ class _Keeping:
 
     def drop_blob(self, digest: ImageDigest) -> None:
         """Drop a blob unless an image has it that stays, or it is in use."""
-        found = self._survey.blobs.get(digest)
+        size = self._survey.blobs.get(digest)
         used = self._users[digest] or digest in self._survey.leased
-        if found is not None and not used and digest not in self.blobs:
-            self.blobs[digest] = found.size
-            self.total -= found.size
+        if size is not None and not used and digest not in self.blobs:
+            self.blobs[digest] = size
+            self.total -= size
 
     def drop_partial(self, name: str) -> None:
         if name.replace("-", ":", 1) not in self._survey.leased and name not in self.partial:
@@ -79,9 +80,9 @@ class _Keeping:
         self.damaged.append(name)
         self.total -= self._survey.damaged[name].size
 
-    def unnamed(self) -> list[tuple[ImageDigest, Found]]:
+    def unnamed(self) -> list[ImageDigest]:
         users, gone = self._users, self.blobs
-        return [item for item in self._survey.blobs.items() if not users[item[0]] and item[0] not in gone]
+        return [digest for digest in self._survey.blobs if not users[digest] and digest not in gone]
 
     def plan(self, *, forced: bool = False) -> Plan:
         return Plan(
@@ -114,33 +115,34 @@ def plan_prune(survey: Survey, now: int, *, max_bytes: int | None, older_than: i
     if older_than is not None:
         while images and now - min(images[0].used, now) >= older_than:
             keeping.drop_image(images.pop(0))
-    for digest, found in keeping.unnamed():
-        if now - min(found.used, now) >= _UNNAMED_NS:
+    for digest in keeping.unnamed():
+        if now - survey.used[digest] >= _UNNAMED_NS:
             keeping.drop_blob(digest)
     for name, found in survey.partial.items():
-        if now - min(found.used, now) >= _UNNAMED_NS:
+        if now - found.used >= _UNNAMED_NS:
             keeping.drop_partial(name)
     if max_bytes is not None and keeping.total > max_bytes:
-        _shrink(keeping, survey, images, max_bytes, now)
+        for drop in _least_recent_first(keeping, survey, images, now):
+            drop()
+            if keeping.total <= max_bytes:
+                break
     return keeping.plan()
 
 
-def _shrink(keeping: _Keeping, survey: Survey, images: list[Seen], max_bytes: int, now: int) -> None:
-    """Drop what was not used for the longest time, until the rest is small enough."""
-    queue: list[tuple[int, Callable[[], None]]] = [
-        (min(image.used, now), partial(keeping.drop_image, image)) for image in images
-    ]
-    queue += [
-        (min(found.used, now), partial(keeping.drop_blob, digest)) for digest, found in keeping.unnamed()
-    ]
-    queue += [
-        (min(found.used, now), partial(keeping.drop_partial, name)) for name, found in survey.partial.items()
-    ]
-    queue.sort(key=itemgetter(0))
-    for _, drop in queue:
-        if keeping.total <= max_bytes:
-            break
-        drop()
+def _least_recent_first(
+    keeping: _Keeping, survey: Survey, images: list[Seen], now: int
+) -> Iterator[Callable[[], None]]:
+    """Give what drops images, blobs of no image and partial downloads, in the order of their last use."""
+    used, begun = survey.used, survey.partial
+    # Keys from a function in Python let the event loop in between.
+    blobs = sorted(keeping.unnamed(), key=lambda digest: used[digest])
+    partials = sorted(begun, key=lambda name: begun[name].used)
+    queues: tuple[Iterator[tuple[int, Callable[[], None]]], ...] = (
+        ((min(image.used, now), partial(keeping.drop_image, image)) for image in images),
+        ((min(used[digest], now), partial(keeping.drop_blob, digest)) for digest in blobs),
+        ((min(begun[name].used, now), partial(keeping.drop_partial, name)) for name in partials),
+    )
+    return (drop for _, drop in heapq.merge(*queues, key=itemgetter(0)))
 
 
 def plan_removal(survey: Survey, names: Collection[str]) -> Plan:

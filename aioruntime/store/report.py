@@ -21,7 +21,7 @@ def stored_images(survey: Survey) -> list[StoredImage]:
     users = Counter(blob for tree in trees.values() for blob in tree.blobs)
     sizes = {}
     for digest, tree in trees.items():
-        here = [(blob, survey.blobs[blob].size) for blob in tree.blobs if blob in survey.blobs]
+        here = [(blob, survey.blobs[blob]) for blob in tree.blobs if blob in survey.blobs]
         own = sum(size for blob, size in here if users[blob] == 1)
         sizes[digest] = own, sum(size for _, size in here) - own
     images = [
@@ -47,8 +47,8 @@ def stored_blobs(survey: Survey) -> list[StoredBlob]:
         for digest in image.tree.blobs:
             names[digest].append(image.name)
     blobs = [
-        StoredBlob(digest, found.size, tuple(sorted(names.get(digest, ()))))
-        for digest, found in survey.blobs.items()
+        StoredBlob(digest, size, tuple(sorted(names.get(digest, ()))))
+        for digest, size in survey.blobs.items()
     ]
     return sorted(blobs, key=lambda blob: (-blob.size_bytes, blob.digest))
 
@@ -58,8 +58,8 @@ def usage_of(survey: Survey, free: int) -> StoreUsage:
     named = {digest for image in survey.images for digest in image.tree.blobs}
     return StoreUsage(
         images=tuple(stored_images(survey)),
-        blobs=sum(found.size for found in survey.blobs.values()),
-        unnamed=sum(found.size for digest, found in survey.blobs.items() if digest not in named),
+        blobs=sum(survey.blobs.values()),
+        unnamed=sum(size for digest, size in survey.blobs.items() if digest not in named),
         partial=sum(found.size for found in survey.partial.values()),
         damaged=sum(found.size for found in survey.damaged.values()),
         free=free,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Found(NamedTuple):
-    """A file; there may be 100,000 of them.
+    """A file.
 
     Args:
         size: its bytes.
@@ -58,14 +58,17 @@ class Survey:
 
     Args:
         images: the named images.
-        blobs: the blobs.
+        blobs: bytes of each blob. There may be 100,000: numbers in two `dict` do not concern the garbage
+            collector, which would hold up all threads to look at as many of anything else.
+        used: when each blob was last written or used, in nanoseconds since 1970.
         partial: downloads that were begun, by the names of their files.
         damaged: what was put aside, by the names of the files.
         leased: digests in use.
     """
 
     images: list[Seen]
-    blobs: dict[ImageDigest, Found]
+    blobs: dict[ImageDigest, int]
+    used: dict[ImageDigest, int]
     partial: dict[str, Found]
     damaged: dict[str, Found]
     leased: set[str]
@@ -73,8 +76,8 @@ class Survey:
     @property
     def total(self) -> int:
         """Bytes of all files."""
-        found = (self.blobs, self.partial, self.damaged)
-        return sum(file.size for files_of in found for file in files_of.values())
+        others = (*self.partial.values(), *self.damaged.values())
+        return sum(self.blobs.values()) + sum(found.size for found in others)
 
 
 def survey(layout: Layout) -> Survey:
@@ -83,34 +86,34 @@ def survey(layout: Layout) -> Survey:
     Raises:
         StoreError: some of it can't be looked at.
     """
-    used = _regular(layout.used_files)
-    blobs = _blobs(layout)
+    stamps = _regular(layout.used_files)
+    blobs, used = _blobs(layout)
     trees: dict[ImageDigest, Tree] = {}
     images = []
     named = read_names(layout)
-
-    def size_of(digest: ImageDigest) -> int | None:
-        found = blobs.get(digest)
-        return found.size if found else None
-
     for name, descriptor in named.images.items():
         digest = descriptor.digest
         if digest not in trees:
-            trees[digest] = read_tree(layout, digest, size_of)
-        when = used.get(layout.used(digest).name) or blobs.get(digest)
-        images.append(Seen(name, digest, trees[digest], when.used if when else 0, name in named.pinned))
-    return Survey(images, blobs, _regular(layout.ingest), _regular(layout.damaged), leased(layout))
+            trees[digest] = read_tree(layout, digest, blobs.get)
+        stamp = stamps.get(layout.used(digest).name)
+        when = stamp.used if stamp else used.get(digest, 0)
+        images.append(Seen(name, digest, trees[digest], when, name in named.pinned))
+    return Survey(images, blobs, used, _regular(layout.ingest), _regular(layout.damaged), leased(layout))
 
 
-def _blobs(layout: Layout) -> dict[ImageDigest, Found]:
-    found = {}
+def _blobs(layout: Layout) -> tuple[dict[ImageDigest, int], dict[ImageDigest, int]]:
+    """Return size and time of each blob."""
+    sizes, used = {}, {}
     for algorithm in ALGORITHMS:
-        for name, file in _regular(layout.blobs(algorithm)).items():
+        for name, status in files.scan(layout.blobs(algorithm)):
+            if not status.regular:
+                continue
             try:
-                found[ImageDigest(f"{algorithm}:{name}")] = file
+                digest = ImageDigest(f"{algorithm}:{name}")
             except InvalidReference:
                 continue  # such as a temporary file of another tool
-    return found
+            sizes[digest], used[digest] = status.size, status.modified_ns
+    return sizes, used
 
 
 def _regular(directory: Path) -> dict[str, Found]:
