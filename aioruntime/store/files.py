@@ -43,7 +43,7 @@ import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 import filelock
 import platformdirs
@@ -53,11 +53,12 @@ from aioruntime.store import access
 from aioruntime.store.remedies import explained, is_full, not_a_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # O_NONBLOCK: opening a FIFO that someone put in a blob's place must not wait for its other end.
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FICLONE = 0x40049409
+_T = TypeVar("_T")
 # Seconds that another user has to give a file that it made its permissions, which takes microseconds.
 _TO_FINISH = 1.0
 
@@ -514,7 +515,7 @@ def scan(path: Path) -> Iterator[tuple[str, Status]]:
     """Give the names in a directory, and what each names, in no order; nothing if it is not there."""
     with _telling(path):
         try:
-            entries = os.scandir(path)
+            entries = _uninterrupted(os.scandir, path)
         except FileNotFoundError:
             return
         with entries:
@@ -526,13 +527,19 @@ def scan(path: Path) -> Iterator[tuple[str, Status]]:
 def names_in(path: Path) -> list[str]:
     """List the names in a directory, sorted; empty if it is not there."""
     with _telling(path):
-        while True:
-            try:
-                return sorted(os.listdir(path))
-            except FileNotFoundError:
-                return []
-            except InterruptedError:
-                continue  # as Python does by itself for most calls, but not for this one
+        try:
+            return sorted(_uninterrupted(os.listdir, path))
+        except FileNotFoundError:
+            return []
+
+
+def _uninterrupted(call: Callable[[Path], _T], path: Path) -> _T:
+    """Make a call again that a signal interrupted, as Python does by itself for most, but not for these."""
+    while True:
+        try:
+            return call(path)
+        except InterruptedError:
+            continue
 
 
 def link_target(path: Path) -> str:

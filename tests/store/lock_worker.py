@@ -108,9 +108,9 @@ def gated(monkeypatch: pytest.MonkeyPatch) -> None:
         at(path, str(path))
         return lookup(path)
 
-    def gated_replace(path: Path, data: bytes) -> None:
+    def gated_replace(path: Path, data: bytes, *, over: files.Status | None = None) -> bool:
         at(path, str(path.parent))
-        replace(path, data)
+        return replace(path, data, over=over)
 
     monkeypatch.setattr(files, "lookup", gated_lookup)
     monkeypatch.setattr(files, "replace", gated_replace)
