@@ -17,7 +17,7 @@ from tests.store.crowd.journal import Journal, deeds, owed
 from tests.store.crowd.judge import corrupt, judge, lost
 from tests.store.crowd.processes import Member
 from tests.store.crowd.roles import Place
-from tests.store.crowd.skopeo import copy_for_ever
+from tests.store.crowd.skopeo import copy_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -94,13 +94,13 @@ async def rush(registry: LocalRegistry, place: Place, seed: str, other: Path) ->
             for number in range(16)
         ]
         await _all([*others, *visitors], "ready")
-        copying = asyncio.create_task(copy_for_ever(other, place.store))
-        for member in visitors:
-            member.tell()
-        await _all(visitors, "end")
-        copying.cancel()
-        await asyncio.wait([copying])
-        assert copying.cancelled(), copying.exception()
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(copy_until(stop, other, place.store))
+            for member in visitors:
+                member.tell()
+            await _all(visitors, "end")
+            stop.set()
         for member in others:
             member.tell()
         await _all(others, "end")

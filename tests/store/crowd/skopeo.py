@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aioruntime.demo.images import write_image
@@ -20,32 +19,33 @@ def write_other(layout: Path) -> Path:
     return layout
 
 
-async def copy(source: Path, target: Path, name: str) -> None:
-    """Copy the image ``other`` into a layout under *name*."""
+async def _copied(source: Path, target: Path, name: str) -> str:
+    """Copy the image ``other`` into a layout under *name*; return what skopeo has to complain of."""
     process = await asyncio.create_subprocess_exec(
         *("skopeo", "--insecure-policy", "copy", "--quiet", f"oci:{source}:other", f"oci:{target}:{name}"),
         stderr=asyncio.subprocess.PIPE,
     )
-    try:
-        _, said = await process.communicate()
-    except asyncio.CancelledError:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        raise
-    assert process.returncode == 0, said.decode()
+    _, said = await process.communicate()
+    return said.decode() if process.returncode else ""
 
 
-async def copy_for_ever(source: Path, target: Path) -> None:
-    """Copy until cancelled, each time under another name."""
+async def copy_until(stop: asyncio.Event, source: Path, target: Path) -> None:
+    """Copy again and again, each time under another name."""
     number = 0
-    while True:
-        await copy(source, target, f"skopeo.test/other:{number}")
+    while not stop.is_set():
+        complaint = await _copied(source, target, f"skopeo.test/other:{number}")
+        assert not complaint, complaint
         number += 1
 
 
-async def lost_by_skopeo(source: Path, target: Path, count: int) -> int:
-    """Copy *count* times at once into a plain layout; return how many of the names are not in its index."""
-    await asyncio.gather(*(copy(source, target, f"x:{number}") for number in range(count)))
+async def lost_by_skopeo(source: Path, target: Path, count: int) -> tuple[int, int]:
+    """Copy *count* times at once into a plain layout.
+
+    Returns:
+        How many failed, since they found a half-written index; and how many said that all was well, but left
+        no name.
+    """
+    said = await asyncio.gather(*(_copied(source, target, f"x:{number}") for number in range(count)))
+    failed = sum(1 for complaint in said if complaint)
     index = json.loads(await in_thread((target / "index.json").read_bytes))
-    return count - len(index["manifests"])
+    return failed, count - failed - len(index["manifests"])
