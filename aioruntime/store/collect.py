@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ("collect",)
 
 import logging
+import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,11 +17,12 @@ from aioruntime.errors import StoreFull
 from aioruntime.store import files
 from aioruntime.store.lease import leased
 from aioruntime.store.names import change_names, read_names
+from aioruntime.store.prune import UNNAMED_NS
 from aioruntime.store.tree import Tree, read_tree
 from aioruntime.store.values import PruneReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from aioruntime.oci.digest import ImageDigest
@@ -146,22 +148,23 @@ class _Collection:
         waste = [(layout.ingest / name, survey.partial[name].size) for name in plan.partial]
         waste += [(layout.damaged / name, survey.damaged[name].size) for name in plan.damaged]
         if not plan.forced:
-            ours = layout.images.parent
-            waste += [(ours / name, 0) for name, _ in files.scan(ours) if name.endswith(".lock")]
-            # What is half written belongs to a dead process: we hold the lock when it is removed.
-            waste += [
-                (path / name, 0)
-                for path in (layout.root, ours)
-                for name, _ in files.scan(path)
-                if name.startswith(".") and name.endswith(".new")
-            ]
-            stamps = {layout.used(image.digest).name for image in survey.images}
-            waste += [
-                (layout.used_files / name, 0)
-                for name, _ in files.scan(layout.used_files)
-                if name not in stamps
-            ]
+            waste += [(path, 0) for path in self._leftovers()]
         return waste
+
+    def _leftovers(self) -> Iterator[Path]:
+        """Give what may be of the dead; what the living need of it is locked, or young."""
+        layout = self._layout
+        ours, old = layout.images.parent, time.time_ns() - UNNAMED_NS
+        for directory in (layout.root, ours, layout.root / "blobs"):
+            for name, found in files.scan(directory):
+                half_written = name.startswith(".") and name.endswith(".new")
+                half_made = name.startswith(files.UNFINISHED) and found.modified_ns < old
+                if half_written or half_made or (directory == ours and name.endswith(".lock")):
+                    yield directory / name
+        stamps = {layout.used(image.digest).name for image in self._survey.images}
+        for name, _ in files.scan(layout.used_files):
+            if name not in stamps:
+                yield layout.used_files / name
 
     def drop_files(self, paths: Sequence[tuple[Path, int]]) -> bool | None:
         """Remove files that nobody holds a lock on."""
@@ -176,6 +179,9 @@ class _Collection:
     def _drop_file(self, path: Path, size: int) -> None:
         found = files.lookup(path)
         if found is None:
+            return
+        if path.name.startswith(files.UNFINISHED):
+            files.remove(path)
             return
         if not found.regular:
             _log.warning("%s is not a file of the store's; remove it when you have seen what it is", path)

@@ -7,6 +7,7 @@ Opens never follow a symbolic link and never wait for a FIFO, and take nothing b
 from __future__ import annotations
 
 __all__ = (
+    "UNFINISHED",
     "File",
     "create",
     "default_root",
@@ -25,10 +26,12 @@ __all__ = (
     "read_only",
     "read_small",
     "refuse_trap",
+    "remove",
     "rename",
     "replace",
     "scan",
     "sync_directory",
+    "synced",
     "temporary",
     "touch",
     "unlink",
@@ -57,7 +60,10 @@ if TYPE_CHECKING:
 
 # O_NONBLOCK: opening a FIFO that someone put in a blob's place must not wait for its other end.
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FICLONE = 0x40049409
+# How the names begin of what is made beside its place.
+UNFINISHED = ".aioruntime-"
 _T = TypeVar("_T")
 # Seconds that another user has to give a file that it made its permissions, which takes microseconds.
 _TO_FINISH = 1.0
@@ -135,8 +141,8 @@ class File:
             os.fsync(self._fd)
 
     def protect(self) -> None:
-        """Make the file read-only for everyone, if it is ours: another user's stays as it is."""
-        with _telling(self.path), suppress(PermissionError):
+        """Make the file read-only for everyone, where that can be: another user's file stays as it is."""
+        with suppress(OSError):
             os.fchmod(self._fd, stat.S_IMODE(os.fstat(self._fd).st_mode) & ~0o222)
 
     def try_lock(self) -> bool:
@@ -407,6 +413,15 @@ def rename(old: Path, new: Path, *, missing_ok: bool = False) -> bool:
     return True
 
 
+def remove(path: Path) -> None:
+    """Remove a file or an empty directory; harmless if it is not there."""
+    with _telling(path), suppress(FileNotFoundError):
+        if os.path.isdir(path) and not os.path.islink(path):
+            os.rmdir(path)
+        else:
+            os.unlink(path)
+
+
 def unlink(path: Path) -> None:
     """Remove a file; harmless if it is not there."""
     with _telling(path), suppress(FileNotFoundError):
@@ -419,8 +434,33 @@ def sync_directory(path: Path) -> bool:
         return _sync_directory(path)
 
 
+@contextmanager
+def synced(path: Path) -> Iterator[None]:
+    """Wait, when the context is left, until the names in a directory are on the disk.
+
+    What could keep us from that is met before the names are changed, but an error of the disk.
+    """
+    with _telling(path):
+        fd = os.open(path, _DIRECTORY)
+    try:
+        yield
+        with _telling(path):
+            _fsync_directory(fd)
+    finally:
+        with suppress(OSError):
+            os.close(fd)
+
+
 def _sync_directory(path: Path) -> bool:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(path, _DIRECTORY)
+    try:
+        return _fsync_directory(fd)
+    finally:
+        with suppress(OSError):
+            os.close(fd)
+
+
+def _fsync_directory(fd: int) -> bool:
     try:
         os.fsync(fd)
     except OSError as exc:
@@ -428,8 +468,6 @@ def _sync_directory(path: Path) -> bool:
         if exc.errno != errno.EINVAL:
             raise
         return False
-    finally:
-        os.close(fd)
     return True
 
 
@@ -463,7 +501,9 @@ def make_directory(path: Path) -> None:
         parent = os.stat(path.parent)
         mode = access.directory_mode(parent)
         # Others must never find it as a umask leaves it: it is made beside, and comes with its permissions.
-        new = path.with_name(f".{path.name}.{secrets.token_hex(4)}") if access.is_shared(parent) else path
+        new = path
+        if access.is_shared(parent):
+            new = path.with_name(f"{UNFINISHED}{path.name}.{secrets.token_hex(4)}")
         try:
             os.mkdir(new, mode)
             _hand_over(new, parent, mode)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from aioruntime.oci.documents import Descriptor
 
 _VERSION = "1.0.0"
-_OURS = ".aioruntime-"
 _CHUNK = 2**20
 _PIECES_AT_ONCE = 32
 _AGAIN = "copy the image there again"
@@ -111,7 +110,7 @@ class ForeignLayout:
     @property
     def lock_file(self) -> Path:
         """Held by who of us adds to it."""
-        return self.root / f"{_OURS}lock"
+        return self.root / f"{files.UNFINISHED}lock"
 
     def take(self) -> bool | None:
         """Become the only one of us who adds to it, made if it is not there; None if we must wait.
@@ -125,8 +124,8 @@ class ForeignLayout:
         if self._lock is None:
             return None
         for name in files.names_in(self.root):  # of an export that was killed
-            if name.startswith(_OURS) and self.root / name != self._lock.path:
-                files.unlink(self.root / name)
+            if name.startswith(files.UNFINISHED) and self.root / name != self._lock.path:
+                files.remove(self.root / name)
         files.make_directory(self.root / "blobs")
         if not self._is_layout():
             files.replace(self.root / "oci-layout", msgspec.json.encode(_Version(_VERSION)))
@@ -139,7 +138,10 @@ class ForeignLayout:
         if "aioruntime" in there:
             raise StoreError(f"{self.root} is an image store of its own; import the image there instead")
         # What an export that was killed early leaves does not count.
-        others = {name for name in there if not name.startswith(_OURS)} - {".oci-layout.new", "blobs"}
+        others = {name for name in there if not name.startswith(files.UNFINISHED)} - {
+            ".oci-layout.new",
+            "blobs",
+        }
         if others and not self._is_layout():
             raise StoreError(
                 f"{self.root} is not an image layout but has {one_line(min(others))} in it; "
@@ -157,7 +159,7 @@ class ForeignLayout:
 
     def temporary(self, digest: ImageDigest) -> Path:
         """Where a blob is while it is written."""
-        return self.root / f"{_OURS}{digest.algorithm}-{digest.hex}"
+        return self.root / f"{files.UNFINISHED}{digest.algorithm}-{digest.hex}"
 
     def add(self, name: str, descriptor: Descriptor) -> None:
         """Name an image whose blobs are there, in place of what had that name; durable when this returns."""

@@ -150,16 +150,18 @@ class Partial:
             # Linux marks pages clean after a failed fsync: to try again would succeed without the data.
             self.drop()
             raise
+        named = False
         try:
-            file.rename(self._blob)
-            try:
+            with files.synced(self._blob.parent):
+                file.rename(self._blob)
+                named = True
                 file.protect()
-                files.sync_directory(self._blob.parent)
-            except BaseException:
+        except BaseException:
+            if named:
                 # Nor is this tried again; and whoever finds the blob would take its name for durable.
                 with suppress(StoreError):
                     files.unlink(self._blob)
-                raise
+            raise
         finally:
             self._file = None
             file.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("Plan", "plan_prune", "plan_removal")
+__all__ = ("UNNAMED_NS", "Plan", "plan_prune", "plan_removal")
 
 import heapq
 from collections import Counter
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aioruntime.store.survey import Seen, Survey
 
 # What no image has may belong to one that is about to be made: an hour after its last use it is waste.
-_UNNAMED_NS = 3600 * 10**9
+UNNAMED_NS = 3600 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +116,10 @@ def plan_prune(survey: Survey, now: int, *, max_bytes: int | None, older_than: i
         while images and now - min(images[0].used, now) >= older_than:
             keeping.drop_image(images.pop(0))
     for digest in keeping.unnamed():
-        if now - survey.used[digest] >= _UNNAMED_NS:
+        if now - survey.used[digest] >= UNNAMED_NS:
             keeping.drop_blob(digest)
     for name, found in survey.partial.items():
-        if now - found.used >= _UNNAMED_NS:
+        if now - found.used >= UNNAMED_NS:
             keeping.drop_partial(name)
     if max_bytes is not None and keeping.total > max_bytes:
         for drop in _least_recent_first(keeping, survey, images, now):

@@ -19,9 +19,21 @@ if TYPE_CHECKING:
 _ERRORS = ("ENOSPC", "EDQUOT", "EIO", "EACCES", "EROFS", "EMFILE")
 _SHORT = {"short-read": ("pread", "read"), "short-write": ("pwrite", "write")}
 _MODULES = ("os", "filelock", "tempfile", "fcntl", "shutil")
-# These ask nothing of the file system.
+# These ask nothing of the file system, or never fail.
 _PURE = frozenset(
-    ("fspath", "fsencode", "fsdecode", "strerror", "urandom", "umask", "cpu_count", "major", "minor", "kill")
+    (
+        "access",
+        "fspath",
+        "fsencode",
+        "fsdecode",
+        "strerror",
+        "urandom",
+        "umask",
+        "cpu_count",
+        "major",
+        "minor",
+        "kill",
+    )
 )
 # Linux has let go of the descriptor, whatever it reports.
 _DONE_ALL_THE_SAME = ("close", "unlock_descriptor")
