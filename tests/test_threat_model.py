@@ -12,11 +12,12 @@ ROOT = Path(__file__).parents[1]
 _ROW = re.compile(r"^\| ([A-Z]\d+) \|.*\| ([^|]+) \|$", re.MULTILINE)
 _NAMED = re.compile(r"`(tests/[^`]+\.py)::(\w+)`")
 _ROWS = re.compile(r"(?:THREATS )?((?:[A-Z]\d+(?:, )?)+):")
-# Rows that have to be there: registries, credentials, images, engines.
+# Rows that have to be there: registries, credentials, images, engines, this machine.
 DEMANDED = {
     *(f"R{number}" for number in range(1, 23)),
     *(f"C{number}" for number in range(1, 13)),
     *(f"I{number}" for number in range(1, 15)),
+    *(f"L{number}" for number in range(1, 18)),
     *("E1", "E2", "E3", "E4", "E12", "E13"),
 }
 # Figures to reach, which tests name beside the rows.
