@@ -142,6 +142,12 @@ async def _check_found(place: Place, record: Record) -> None:
         assert OWN_DIGEST in record.told("damaged")
 
 
+async def _repair(place: Place, record: Record) -> None:
+    if OWN_DIGEST in await place.store.verify(repair=True):
+        record.say("discarded")
+    await save(place.store, OWN, OWN_DIGEST)
+
+
 async def _discard(place: Place, record: Record) -> None:
     if await place.store.discard_damaged(OWN_DIGEST):
         record.say("discarded")
@@ -176,5 +182,6 @@ OPERATIONS = (
     Operation("note", _note, _check_note),
     Operation("turn", _turn, _check_note),
     Operation("verify", _verify, _check_found, _damage, (OWN_DIGEST,)),
+    Operation("repair", _repair, _check_discarded, _damage, (OWN_DIGEST,)),
     Operation("discard", _discard, _check_discarded, _damage, (OWN_DIGEST,)),
 )
