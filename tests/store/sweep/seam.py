@@ -23,6 +23,7 @@ _MODULES = ("os", "filelock", "tempfile", "fcntl", "shutil")
 _PURE = frozenset(
     (
         "access",
+        "sched_getaffinity",
         "fspath",
         "fsencode",
         "fsdecode",
