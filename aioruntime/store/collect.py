@@ -93,16 +93,19 @@ class _Collection:
         """Remove the names of images that still mean what they meant."""
 
         def change(named: Named) -> Named:
-            kept = named.pinned if self._plan.forced else named.pinned | leased(self._layout)
-            self._images = [
-                name
-                for name, digest in self._plan.images.items()
-                if name in named.images and named.images[name].digest == digest
-                if name not in kept and digest not in kept
-            ]
+            self._images = self._going(named)
             return named.without(self._images)
 
         return None if self._plan.images and change_names(self._layout, change) is None else True
+
+    def _going(self, named: Named) -> list[str]:
+        kept = named.pinned if self._plan.forced else named.pinned | leased(self._layout)
+        return [
+            name
+            for name, digest in self._plan.images.items()
+            if name in named.images and named.images[name].digest == digest
+            if name not in kept and digest not in kept
+        ]
 
     def drop_blobs(self, digests: Sequence[ImageDigest], *, named: bool = False) -> bool | None:
         """Remove blobs that no image has by now, and nobody uses.
@@ -116,7 +119,7 @@ class _Collection:
             return None
         with lock:
             kept = read_names(self._layout)
-            needed = self._needed_by(kept.without(self._plan.images) if named else kept)
+            needed = self._needed_by(kept.without(self._going(kept)) if named else kept)
             busy = leased(self._layout)
             for digest in digests:
                 if digest not in needed and digest not in busy:

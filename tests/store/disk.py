@@ -30,11 +30,11 @@ class Died(BaseException):
 
 @dataclass
 class Trouble:
-    """What happens at the *at*-th call of a process that changes something.
+    """What happens at the *at*-th call of a process that changes, or may lock, something.
 
     Args:
         at: the call, from 1 on.
-        number: what it fails with; None if it is the process's last.
+        number: what it fails with; None if it is the process's last. Opening what is there never is.
         meanwhile: what another process does just before it.
     """
 
@@ -79,12 +79,17 @@ class Machine:
         def call(*arguments: Any, **options: Any) -> Any:
             if self.process in self.dead:
                 raise Died
-            if name in _CHANGES and (name != "open" or arguments[1] & os.O_CREAT):
+            if name in _CHANGES and (name != "open" or arguments[1] & os.O_CREAT or self._between):
                 self._before(name, arguments)
             return own(self, *arguments, **options) if own else value(*arguments, **options)
 
         self.__dict__[name] = call
         return call
+
+    @property
+    def _between(self) -> bool:
+        # Another may come before any open: that is also where the locks are taken.
+        return self.trouble is not None and self.trouble.meanwhile is not None
 
     def _before(self, name: str, arguments: Any) -> None:
         trouble = self.trouble

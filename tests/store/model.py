@@ -71,6 +71,11 @@ class State:
         return {**self.index, **self.record}
 
     @property
+    def promised(self) -> tuple[object, ...]:
+        """What is told to be on the disk."""
+        return self.blobs, self.named, self.pins, self.note
+
+    @property
     def leased(self) -> set[ImageDigest]:
         return {digest for _, digests in self.leases for digest in digests}
 
@@ -113,7 +118,10 @@ def observe(root: Path, model: State) -> State:
         entries = json.loads(_text(root / "index.json"))["manifests"]
     except ValueError:
         entries = []  # another tool wrote half of it
-    record = json.loads(_text(root / "aioruntime/images.json") or "{}")
+    try:
+        record = json.loads(_text(root / "aioruntime/images.json") or "{}")
+    except ValueError:
+        raise AssertionError("the record of names is not whole") from None
     note = root / "aioruntime/note.json"
     aside = root / "aioruntime/damaged"
     return State(

@@ -49,8 +49,8 @@ MUTANTS = (
         "fsync-of-a-blob's-directory",
         "After a power cut a blob is gone that was said to be on the disk.",
         "partial.py",
-        "            files.sync_directory(self._blob.parent)\n",
-        "",
+        "                file.protect()\n                files.sync_directory(self._blob.parent)\n",
+        "                file.protect()\n",
     ),
     Mutant(
         "fsync-before-naming",
@@ -72,21 +72,23 @@ MUTANTS = (
         "rename-of-documents",
         "Who dies while writing leaves half a list of names.",
         "files.py",
-        "        rename(temporary, path)\n",
-        "        path.write_bytes(data[: len(data) // 2])\n        os.rename(temporary, path)\n",
+        "            file.rename(path)\n",
+        "            with open_existing(path) or create(path) as target:\n"
+        "                target.truncate(0)\n"
+        "                target.write_at(0, data, 0)\n"
+        "                target.sync()\n"
+        "            file.unlink()\n",
     ),
     Mutant(
         "rename-of-blobs",
         "Who dies while a blob is copied into place leaves half of it under its name.",
         "partial.py",
-        "            files.rename(self._path, self._blob)\n",
-        "            fd = files.os.open(self._blob, 0o102, 0o600)\n"
-        "            new = files.File(fd, self._blob)\n"
-        "            new.truncate(0)\n"
-        "            new.write_at(0, file.read_at(0, self.length), 0)\n"
-        "            new.sync()\n"
-        "            new.close()\n"
-        "            files.unlink(self._path)\n",
+        "            file.rename(self._blob)\n",
+        "            with files.open_existing(self._blob) or files.create(self._blob) as new:\n"
+        "                new.truncate(0)\n"
+        "                new.write_at(0, file.read_at(0, self.length), 0)\n"
+        "                new.sync()\n"
+        "            file.unlink()\n",
     ),
     Mutant(
         "lock",
@@ -127,8 +129,8 @@ MUTANTS = (
         "size-of-what-is-there",
         "A blob that was cut short passes for the whole one.",
         "partial.py",
-        "        return found is not None and self.size in (None, found.size)\n",
-        "        return found is not None\n",
+        "found.regular and self.size in (None, found.size)\n",
+        "found.regular\n",
     ),
     Mutant(
         "leases-before-unlinking",
@@ -170,16 +172,16 @@ MUTANTS = (
         "pins-since-the-plan",
         "An image is collected that somebody pinned since it was decided.",
         "collect.py",
-        "            kept = named.pinned if self._plan.forced else named.pinned | leased(self._layout)\n",
-        "            kept = frozenset() if self._plan.forced else leased(self._layout)\n",
+        "        kept = named.pinned if self._plan.forced else named.pinned | leased(self._layout)\n",
+        "        kept = frozenset() if self._plan.forced else leased(self._layout)\n",
     ),
     Mutant(
         "names-go-first",
         "Who dies while removing leaves a name without its blobs.",
         "collect.py",
-        "    try:\n        await threads.poll(work.drop_names, str(layout.root))\n    except",
+        "    try:\n        await threads.poll(work.drop_names, what, layout.lock_file)\n    except",
         "    try:\n        await drop(work.drop_named_blobs, plan.blobs)\n"
-        "        await threads.poll(work.drop_names, str(layout.root))\n    except",
+        "        await threads.poll(work.drop_names, what, layout.lock_file)\n    except",
     ),
     Mutant(
         "record-of-names",
@@ -211,6 +213,14 @@ MUTANTS = (
         "                        done += os.pwrite(self._fd, rest, offset + done)\n"
         "                    except OSError:\n"
         "                        break\n",
+    ),
+    Mutant(
+        "truncation-after-a-failed-write",
+        "A part of a piece that the disk did not take whole stays at the end of a blob.",
+        "partial.py",
+        "            with suppress(StoreError):\n                file.truncate(self.length)\n            raise\n",
+        "            raise\n",
+        ("tests/store/test_disk.py::test_a_piece_that_came_half",),
     ),
     Mutant(
         "links-not-followed",

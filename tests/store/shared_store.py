@@ -77,6 +77,7 @@ def _now(coroutine: Coroutine[Any, Any, _T]) -> _T:
 
 processes = st.sampled_from((ONE, OTHER))
 calls = st.integers(1, 25)
+opens_too = st.integers(1, 50)
 digests = st.sampled_from(DIGESTS)
 images = st.sampled_from(IMAGES)
 image_names = st.sampled_from([*NAMES, FOREIGN])
@@ -183,13 +184,15 @@ class SharedStore(RuleBasedStateMachine):
         result = self.outcome(use, ONE, trouble)
         if not trouble.happened:
             return self.settled(use, result, expected)
-        if not isinstance(result, type):
-            assert observe(self.root, self.state).blobs.items() >= expected[1].blobs.items()
+        before = self.state
         if isinstance(use, Lease) and result is None:
             self.state = replace(self.state, leases=expected[1].leases)
-        self.unfinished(use, expected[1])
+        self.unfinished(use, expected[1], full=number == errno.ENOSPC)
+        if not isinstance(result, type):
+            assert self.state.blobs.items() >= expected[1].blobs.items()
+            self.remember(use, result, before)
 
-    @rule(use=uses, other=uses, at=calls)
+    @rule(use=uses, other=uses, at=opens_too)
     def meanwhile(self, use: Use, other: Use, at: int) -> None:
         """Between two system calls of one process the other does something from beginning to end."""
         before = self.state
@@ -206,25 +209,32 @@ class SharedStore(RuleBasedStateMachine):
         result = self.outcome(use, ONE, Trouble(at, meanwhile=do))
         if not between:
             return self.settled(use, result, expected)
+        first = other.expect(before)
+        last, second = other.expect(expected[1]), use.expect(first[1])
         if said == [Blocked]:
-            choices = [expected[1]]
+            choices = [(expected[0], Blocked, expected[1])]
         elif result is Blocked:
-            choices = [other.expect(before)[1]]
+            choices = [(Blocked, first[0], first[1])]
         else:
-            choices = [other.expect(expected[1])[1], use.expect(other.expect(before)[1])[1]]
+            choices = [(expected[0], last[0], last[1]), (second[0], first[0], second[1])]
         leases = tuple(
             (one.process, tuple(one.digests))
             for one, ended in ((use, result), (other, said[0]))
             if isinstance(one, Lease) and ended is None
         )
         seen = observe(self.root, replace(before, leases=(*before.leases, *leases)))
-        self.is_one_of(seen, choices)
+        self.is_one_of(seen, [choice[2] for choice in choices])
+        if not any(isinstance(one, Prune | Remove) for one in (use, other)):
+            # These go by what they saw some time ago.
+            assert (result, said[0], seen.promised) in [(*c[:2], c[2].promised) for c in choices]
         for name, image in seen.named.items():
             gone = before.tree(image) & before.blobs.keys() & between[0].blobs.keys() - seen.blobs.keys()
             assert not gone, name
         assert not seen.leased & between[0].blobs.keys() - seen.blobs.keys()
-        for kind in self.was.values():
-            kind.append(before)
+        for one, ended in ((use, result), (other, said[0])):
+            self.remember(one, ended, before)
+        if isinstance(use, Prune | Remove) or isinstance(other, Prune | Remove):
+            self.was["blobs"] += [before, between[0]]
         self.state = seen
 
     @rule(process=processes, digest=digests, count=offsets)
@@ -415,6 +425,10 @@ class SharedStore(RuleBasedStateMachine):
     def settled(self, use: Use, result: Any, expected: tuple[Any, State]) -> None:
         assert result == expected[0]
         before, self.state = self.state, expected[1]
+        self.remember(use, result, before)
+
+    def remember(self, use: Use, result: Any, before: State) -> None:
+        """Learn what a power cut can't bring back any more, now that a use has succeeded, or still can."""
         if isinstance(result, type) or result == "present":
             return
         if isinstance(use, Put | Ingest | SetName):
@@ -426,17 +440,22 @@ class SharedStore(RuleBasedStateMachine):
         elif isinstance(use, Note):
             self.was["note"].clear()
 
-    def unfinished(self, use: Use, after: State, *, powerless: bool = False) -> None:
-        """Check that each thing is as it was, or as it was to be; and that names have all that they had."""
+    def unfinished(self, use: Use, after: State, *, powerless: bool = False, full: bool = False) -> None:
+        """Check that each thing is as it was, or as it was to be; and that names have all that they had.
+
+        On a full disk, names that were to go may be left without: removing blobs is what makes room.
+        """
         before = self.state
         choices = [before, after]
-        if isinstance(use, Ingest):
-            choices.append(replace(before, blobs={**before.blobs, use.digest: CONTENT[use.digest]}))
+        come = before
+        if isinstance(use, Ingest | Put):
+            come = replace(before, blobs={**before.blobs, use.digest: CONTENT[use.digest]})
+            choices.append(come)
         seen = observe(self.root, before)
         lost = {d for was in self.was["blobs"] if powerless for d in before.blobs if d not in was.blobs}
         self.is_one_of(seen, choices, self.was if powerless else {})
-        for name, image in seen.named.items():
-            gone = before.tree(image) & before.blobs.keys() - seen.blobs.keys() - lost
+        for name in seen.named.keys() & after.named.keys() if full else seen.named:
+            gone = before.tree(seen.named[name]) & before.blobs.keys() - seen.blobs.keys() - lost
             assert not gone, name
         assert not seen.leased & before.blobs.keys() - seen.blobs.keys() - lost
         for kind in self.was.values():
@@ -444,6 +463,9 @@ class SharedStore(RuleBasedStateMachine):
                 kind.clear()
             else:
                 kind.append(before)
+        if not powerless:
+            # Also what was taken back is on the disk, whole, if its end is not.
+            self.was["blobs"].append(come)
         self.state = seen
 
     def settle(self) -> None:

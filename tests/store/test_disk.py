@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import subprocess
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from aioruntime.errors import StoreError, StoreFull
 from aioruntime.oci.image import LayerSpec
+from aioruntime.store import collect
 from aioruntime.store.store import ImageStore
-from tests.store.helpers import MIB, content, partial_path, partials, put_descriptor, save, write
+from tests.store.helpers import MIB, content, partial_path, partials, put_descriptor, put_image, save, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from aioruntime.store.values import PruneReport
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 
@@ -74,6 +77,44 @@ async def test_full_disk_is_told_and_resumed(tmp_path: Path) -> None:
             await ingest.write(data[kept:])
             await ingest.commit("registry.test")
         assert await store.read(digest) == data
+
+
+@needs_root
+async def test_a_piece_that_came_half(tmp_path: Path) -> None:
+    """L3, T5: Of a piece that the full disk did not take whole nothing stays, least of all in a blob."""
+    data, digest = content(2 * MIB)
+    with _mounted(tmp_path / "disk", "size=4m") as store:
+        async with store.ingest(digest, None) as ingest:
+            assert ingest is not None
+            await ingest.write(data)
+            with pytest.raises(StoreFull):
+                await ingest.write(bytes(4 * MIB))
+            await ingest.commit("registry.test")
+        assert await store.read(digest) == data
+
+
+@needs_root
+async def test_what_was_pinned_since_stays_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L3, L11: If blobs have to go before there is room to remove names, those of a pinned image stay."""
+    with _mounted(tmp_path / "disk", "size=4m") as store:
+        for seed, name in enumerate("ab"):
+            await put_image(store, name, seed, size=100_000)
+        plan = collect.collect
+
+        async def late(*arguments: Any) -> PruneReport:
+            await store.pin("a")
+            with suppress(OSError), (tmp_path / "disk/ballast").open("wb", buffering=0) as ballast:
+                while True:
+                    ballast.write(bytes(4096))
+            return await plan(*arguments)
+
+        monkeypatch.setattr("aioruntime.store.store.collect", late)
+        report = await store.prune(max_bytes=0)
+
+        assert report.images == ("b",)
+        assert [(image.name, image.missing) for image in await store.images()] == [("a", ())]
 
 
 @needs_root
