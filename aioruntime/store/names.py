@@ -97,7 +97,8 @@ def change_names(layout: Layout, change: Callable[[Named], Named]) -> Named | No
 
     Args:
         layout: the store's paths.
-        change: gets the present ones and returns the new. It must not wait for anything.
+        change: gets the present ones and returns the new; again if the lock was lost meanwhile. It must not
+            wait for anything.
 
     Raises:
         StoreError: a file can't be read or written, or is not one.
@@ -121,6 +122,8 @@ def change_names(layout: Layout, change: Callable[[Named], Named]) -> Named | No
             raw = index.EMPTY
         before = _merged(record, raw, layout)
         after = change(before)
+        if not lock.in_place():
+            return None  # somebody removed it, and others may have changed names since
         _write(layout, record, before, after)
     return after
 
