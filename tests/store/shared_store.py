@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import random
+import secrets
 import shutil
 import tempfile
 from contextlib import suppress
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -129,7 +131,11 @@ class SharedStore(RuleBasedStateMachine):
         (self.directory / "attic").mkdir()
         self.root = self.directory / "store"
         self.machine = Machine(self.directory / "attic")
-        setattr(files, "os", self.machine)  # noqa: B010 - mypy knows that a module is no object of ours
+        self.patch = pytest.MonkeyPatch()
+        # The order in which leases are looked at is that of their names: the same whenever this is repeated.
+        tokens = random.Random(0)
+        self.patch.setattr(files, "os", self.machine)
+        self.patch.setattr(secrets, "token_hex", lambda count: tokens.randbytes(count).hex())
         self.processes = {name: self.born(name) for name in (ONE, OTHER)}
         self.state = State()
         self.copy = b'{"manifests":[]}'
@@ -137,10 +143,12 @@ class SharedStore(RuleBasedStateMachine):
         self.was: dict[str, list[State]] = {"blobs": [], "names": [], "note": []}
 
     def teardown(self) -> None:
-        for process in self.processes.values():
-            self.kill(process)
-        setattr(files, "os", os)  # noqa: B010
-        shutil.rmtree(self.directory)
+        try:
+            for process in self.processes.values():
+                self.kill(process)
+        finally:
+            self.patch.undo()
+            shutil.rmtree(self.directory)
 
     def born(self, name: str) -> Process:
         store = ImageStore(self.root)
@@ -217,6 +225,9 @@ class SharedStore(RuleBasedStateMachine):
             choices = [(Blocked, first[0], first[1])]
         else:
             choices = [(expected[0], last[0], last[1]), (second[0], first[0], second[1])]
+        if isinstance(use, Prune | Remove):
+            # What was chosen to go may have come to be needed, and stay.
+            choices.append((result, first[0], first[1]))
         leases = tuple(
             (one.process, tuple(one.digests))
             for one, ended in ((use, result), (other, said[0]))
@@ -227,6 +238,10 @@ class SharedStore(RuleBasedStateMachine):
         if not any(isinstance(one, Prune | Remove) for one in (use, other)):
             # These go by what they saw some time ago.
             assert (result, said[0], seen.promised) in [(*c[:2], c[2].promised) for c in choices]
+        else:
+            for one, ended in ((use, result), (other, said[0])):
+                if isinstance(one, Pin) and one.pinned and ended is None:
+                    assert one.name in seen.pins & seen.named.keys()
         for name, image in seen.named.items():
             gone = before.tree(image) & before.blobs.keys() & between[0].blobs.keys() - seen.blobs.keys()
             assert not gone, name

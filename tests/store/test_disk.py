@@ -13,7 +13,17 @@ from aioruntime.errors import StoreError, StoreFull
 from aioruntime.oci.image import LayerSpec
 from aioruntime.store import collect
 from aioruntime.store.store import ImageStore
-from tests.store.helpers import MIB, content, partial_path, partials, put_descriptor, put_image, save, write
+from tests.store.helpers import (
+    MIB,
+    blob_path,
+    content,
+    partial_path,
+    partials,
+    put_descriptor,
+    put_image,
+    save,
+    write,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,7 +100,7 @@ async def test_a_piece_that_came_half(tmp_path: Path) -> None:
             with pytest.raises(StoreFull):
                 await ingest.write(bytes(4 * MIB))
             await ingest.commit("registry.test")
-        assert await store.read(digest) == data
+        assert blob_path(store, digest).read_bytes() == data
 
 
 @needs_root

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from aioruntime.store import blobs, ingest, names, partial
-from tests.store.model import CONTENT, IMAGES, NAMES, observe
+from tests.store.model import CHILDREN, CONTENT, DIGESTS, IMAGES, NAMES, observe
 from tests.store.shared_store import OTHER, SharedStore
-from tests.store.uses import Ingest, Pin, Put, Remove, SetName, Use
+from tests.store.uses import Ingest, Lease, Pin, Prune, Put, Remove, SetName, Use
+
+if TYPE_CHECKING:
+    from aioruntime.oci.digest import ImageDigest
 
 EXAMPLES = int(os.environ.get("AIORUNTIME_TEST_EXAMPLES", "2000"))
 _IMAGE = IMAGES[0]
@@ -82,5 +86,26 @@ def test_what_another_left_undone(undone: Use, promised: Use) -> None:
             assert not kept or seen.blobs.get(_IMAGE) == CONTENT[_IMAGE]
             assert not kept or not isinstance(promised, SetName) or seen.named.get(NAMES[0]) == _IMAGE
             assert not kept or not isinstance(promised, Pin) or NAMES[0] in seen.pins
+        finally:
+            machine.teardown()
+
+
+@pytest.mark.parametrize(
+    ("here", "other"),
+    [
+        ([], SetName(NAMES[0], _IMAGE)),
+        ([_IMAGE], SetName(NAMES[1], _IMAGE)),
+        ([_IMAGE], Pin(NAMES[0])),
+        ([], Lease([_IMAGE])),
+        ([_IMAGE], Lease(list(CHILDREN[_IMAGE]), image=_IMAGE)),
+    ],
+)
+def test_begun_while_others_collect(here: list[ImageDigest], other: Use) -> None:
+    """L11, T8: whenever somebody begins to use, name or pin what is being collected, nothing of it goes."""
+    for at in range(1, 80):
+        machine = SharedStore()
+        try:
+            machine.begin(here)
+            machine.meanwhile(Prune(DIGESTS, max_bytes=0), other, at)
         finally:
             machine.teardown()
