@@ -77,7 +77,7 @@ async def _read(
             return None
         raw_config = await store.read(manifest.config.digest)
     except StoreError:
-        return None  # lost or damaged here; the registry has it
+        return None  # lost, damaged or not to be read here; the registry has it
     return ResolvedImage(
         reference=reference,
         digest=digest,

@@ -15,4 +15,5 @@ if TYPE_CHECKING:
 
 async def discard_damaged(store: ImageStore, layers: Iterable[LayerSpec]) -> list[LayerSpec]:
     """Put aside those of *layers* that are damaged in the store, and list them: each digest once."""
-    return [layer for layer in layers if await store.discard_damaged(layer.digest)]
+    distinct = {layer.digest: layer for layer in layers}
+    return [layer for layer in distinct.values() if await store.discard_damaged(layer.digest)]

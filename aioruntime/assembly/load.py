@@ -118,7 +118,7 @@ async def assemble(
     assembly = _Assembly(image, store, client, memory, progress)
     try:
         return await assembly.already_there(arrivals) or await assembly.load(layering, arrivals)
-    except StoreFull:
+    except (LayersMissing, StoreFull):
         raise
     except StoreError as exc:
         damaged = await discard_damaged(store, image.layers)

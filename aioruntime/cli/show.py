@@ -82,7 +82,7 @@ def as_json(value: Any) -> Any:
 
 def table_of_images(images: Sequence[StoredImage]) -> Table:
     """Draw images as a table."""
-    table = _table("IMAGE", "DIGEST", "LAST USED", "SIZE", "")
+    table = _table("IMAGE", "DIGEST", "LAST USED", "SIZE", "STATE")
     for image in images:
         used = image.last_used.astimezone().strftime("%Y-%m-%d %H:%M")
         table.add_row(
@@ -104,10 +104,10 @@ def table_of_usage(usage: StoreUsage) -> Table:
         table.add_row(image.name, *(decimal(size) for size in sizes))
     table.add_section()
     rest = {
-        "of no image": usage.unnamed,
-        "downloads begun": usage.partial,
+        "not in any image": usage.unnamed,
+        "unfinished downloads": usage.partial,
         "put aside": usage.damaged,
-        "all": usage.total,
+        "total": usage.total,
         "free on that disk": usage.free,
     }
     for name, size in rest.items():
@@ -129,5 +129,11 @@ def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="")
     for column in columns:
         right = column in ("SIZE", "OWN", "SHARED")
-        table.add_column(column, justify="right" if right else "left", no_wrap=True)
+        folds = column == "IMAGE"  # a name that lost its end can't be used
+        table.add_column(
+            column,
+            justify="right" if right else "left",
+            overflow="fold" if folds else "ellipsis",
+            no_wrap=not folds,
+        )
     return table

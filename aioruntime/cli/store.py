@@ -18,7 +18,7 @@ from aioruntime.store.store import ImageStore
 app = typer.Typer(help="Look into the local image store and clean it.", no_args_is_help=True)
 
 Store = Annotated[str | None, typer.Option("--store", help="Local image store, a directory.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON, as also where the output is no terminal.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, as is done where the output is no terminal.")]
 
 
 @app.command("ls")
@@ -49,7 +49,7 @@ def show_usage(store: Store = None, json: Json = False) -> NoReturn:
 def prune(
     max_size: Annotated[
         str | None,
-        typer.Option(help="What may stay, such as 20GB; goes first what was not used for longest."),
+        typer.Option(help="Bytes that may stay, such as 20GB; the least recently used images go first."),
     ] = None,
     older_than: Annotated[
         str | None, typer.Option(help="Images not used for this long go too, such as 30d or 12h.")
@@ -92,7 +92,9 @@ def verify(
 @app.command("import")
 def import_layout(
     path: Annotated[Path, typer.Argument(help="An OCI image layout: a directory.")],
-    name: Annotated[str | None, typer.Option(help="What its only image is to be called.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Reference for its only image, such as ghcr.io/org/tool:1.")
+    ] = None,
     store: Store = None,
     json: Json = False,
 ) -> NoReturn:

@@ -225,7 +225,8 @@ class ContentStore:
     ) -> AsyncIterator[None]:
         """Keep blobs from being collected, whether they are here or still to come.
 
-        Waits for whoever changes the store at that moment. If this process ends, however, so does the lease.
+        Waits for whoever changes the store at that moment. The lease ends with the context, or with this
+        process, however that ends.
 
         Args:
             digests: the blobs.

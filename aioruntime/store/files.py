@@ -41,6 +41,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 import stat
 import tempfile
 import time
@@ -414,10 +415,10 @@ def rename(old: Path, new: Path, *, missing_ok: bool = False) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or an empty directory; harmless if it is not there."""
+    """Remove a file, or a directory with all that is in it; harmless if it is not there."""
     with _telling(path), suppress(FileNotFoundError):
         if os.path.isdir(path) and not os.path.islink(path):
-            os.rmdir(path)
+            shutil.rmtree(path)
         else:
             os.unlink(path)
 

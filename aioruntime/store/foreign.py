@@ -153,7 +153,7 @@ class ForeignLayout:
         file, self._lock = self._lock, None
         if file is not None:
             try:
-                files.unlink(file.path)
+                file.unlink()
             finally:
                 file.close()
 

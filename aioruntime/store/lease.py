@@ -78,7 +78,7 @@ class Lease:
         file, self._file = self._file, None
         if file is not None:
             try:
-                files.unlink(self._path)
+                file.unlink()
             finally:
                 file.close()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = ("ImageStore",)
 
+import os
 import time
 from datetime import timedelta
 from functools import partial
@@ -26,7 +27,6 @@ from aioruntime.store.survey import survey
 from aioruntime.store.values import PruneReport
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     from aioruntime.oci.documents import Descriptor
@@ -168,7 +168,7 @@ class ImageStore(ContentStore):
             named = read_names(self._layout)
             names = self._names_of(named, image)
             if pinned := named.pinned.intersection(names):
-                raise InvalidSpec(f"{min(pinned)} is pinned; unpin it first")
+                raise InvalidSpec(f"{min(pinned)} is pinned; unpin it first (ImageStore.unpin)")
             return seen, plan_removal(seen, names)
 
         report = await collect(self._layout, self._threads, *await self._threads.run(look))
@@ -177,7 +177,7 @@ class ImageStore(ContentStore):
     def _names_of(self, named: Named, image: OciRef | str) -> list[str]:
         names = named.names_of(image)
         if not names:
-            raise NotStored(f"{image} is not in the store {self.path}; see what is there with store.images()")
+            raise NotStored(f"{image} is not in the store {self.path}; `aioruntime store ls` lists what is")
         return names
 
     # Other layouts
@@ -190,13 +190,14 @@ class ImageStore(ContentStore):
 
         Args:
             path: the layout's directory. Links in the place of its files are not followed.
-            name: the full reference that its only image gets; None to keep the names that its images have
+            name: the reference that its only image gets; None to keep the names that its images have
                 (``org.opencontainers.image.ref.name``).
 
         Returns:
             The names of the images.
 
         Raises:
+            InvalidReference: *name* is no reference.
             InvalidSpec: the layout has no image, none with a name and none was given, or several although
                 one was given; the message lists them.
             DigestMismatch: a blob there is damaged.
@@ -205,7 +206,7 @@ class ImageStore(ContentStore):
             StoreFull: the disk is full.
             StoreError: *path* is no image layout, or can't be read, or the store not be written.
         """
-        return await transfer.import_layout(self, self._layout, self._threads, Path(path), name)
+        return await transfer.import_layout(self, self._layout, self._threads, _directory(path), name)
 
     async def export_layout(self, image: OciRef | str, path: str | os.PathLike[str]) -> None:
         """Write an image of the store into an OCI image layout, for other tools or another machine.
@@ -227,7 +228,7 @@ class ImageStore(ContentStore):
             StoreFull: the disk is full.
             StoreError: something else is in that directory, or it can't be written.
         """
-        await transfer.export_layout(self, self._layout, self._threads, image, Path(path))
+        await transfer.export_layout(self, self._layout, self._threads, image, _directory(path))
 
     # Upkeep
 
@@ -267,8 +268,16 @@ class ImageStore(ContentStore):
             seen = survey(self._layout)
             return seen, plan_prune(seen, time.time_ns(), max_bytes=max_bytes, older_than=age)
 
+        if await self._threads.run(files.lookup, self.path) is None:
+            return PruneReport((), (), 0, 0)
         if dry_run:
             _, plan = await self._threads.run(look)
             return PruneReport(tuple(plan.images), tuple(plan.blobs), plan.freed, plan.kept)
         async with self._turn("prune", wait):
             return await collect(self._layout, self._threads, *await self._threads.run(look))
+
+
+def _directory(path: str | os.PathLike[str]) -> Path:
+    if not os.fspath(path):
+        raise InvalidSpec("the layout's path is empty; name a directory")
+    return Path(path)

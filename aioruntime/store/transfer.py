@@ -17,6 +17,7 @@ from aioruntime.errors import (
 from aioruntime.oci import media_types
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import Descriptor, Index, decode_document
+from aioruntime.oci.reference import OciRef
 from aioruntime.store import blobs
 from aioruntime.store.foreign import ForeignLayout, Placing, Reading
 from aioruntime.store.names import read_names
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
     from pathlib import Path
 
-    from aioruntime.oci.reference import OciRef
     from aioruntime.store.ingest import Ingest
     from aioruntime.store.layout import Layout
     from aioruntime.store.store import ImageStore
@@ -41,6 +41,8 @@ async def import_layout(
     store: ImageStore, layout: Layout, threads: Threads, path: Path, name: str | None
 ) -> list[str]:
     """Copy the images of the OCI image layout at *path* into the store: all their blobs, then their names."""
+    if name is not None:
+        name = OciRef.parse(name).canonical
     source = ForeignLayout(path)
     images = _chosen(await threads.run(source.images), name, source.root)
     roots = {descriptor.digest: descriptor.size for descriptor in images.values()}
@@ -75,18 +77,16 @@ async def import_layout(
 
 def _chosen(found: Mapping[str, Descriptor], name: str | None, path: Path) -> dict[str, Descriptor]:
     """Decide which images are imported, under which names."""
-    if name == "":
-        raise InvalidSpec("the name for the image is empty; leave it None to keep the names that images have")
     if not found:
         raise InvalidSpec(f"{path} lists no image; name a layout that has one")
     listed = one_line(", ".join(sorted(found)))
     if name is not None:
         if len({descriptor.digest for descriptor in found.values()}) > 1:
-            raise InvalidSpec(f"{path} has several images ({listed}); leave name= out, they keep their names")
+            raise InvalidSpec(f"{path} has several images ({listed}); give no name, they keep theirs")
         return {name: next(iter(found.values()))}
     named = {each: descriptor for each, descriptor in found.items() if each != descriptor.digest}
     if not named:
-        remedy = "name them there first" if len(found) > 1 else "give it one (name=)"
+        remedy = "name them there first" if len(found) > 1 else "give it one (name=, --name)"
         raise InvalidSpec(f"no name for what {path} has ({listed}); {remedy}")
     return named
 

@@ -23,7 +23,7 @@ def lacking(root: Path) -> list[str]:
         return [f"{place} may only be read: what is in the store can be used, nothing can be added"]
     found = []
     try:
-        with tempfile.TemporaryDirectory(dir=place, prefix=".aioruntime-") as name:
+        with tempfile.TemporaryDirectory(dir=place, prefix=files.UNFINISHED) as name:
             for need, (works, consequence) in _NEEDS.items():
                 try:
                     reason = "" if works(Path(name)) else "without effect"

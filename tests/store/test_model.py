@@ -46,6 +46,8 @@ def check(examples: int) -> None:
     )
 
 
+@pytest.mark.full
+@pytest.mark.timeout(1800)
 def test_a_shared_store() -> None:
     """L1, L2, T8: whatever happens in whatever order, what was promised holds, and nothing is half done."""
     check(EXAMPLES)

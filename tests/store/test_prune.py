@@ -92,8 +92,8 @@ async def test_an_empty_store(store: ImageStore) -> None:
     """Of a store that is not there nothing is told, and nothing is made or removed."""
     assert (await store.images(), await store.blobs(), (await store.usage()).total) == ([], [], 0)
     assert await store.prune(max_bytes=0, dry_run=True) == PruneReport((), (), 0, 0)
-    assert not store.path.exists()
     assert await store.prune(max_bytes=0) == PruneReport((), (), 0, 0)
+    assert not store.path.exists()
 
 
 async def test_an_image_that_is_not_whole(store: ImageStore) -> None:
@@ -327,12 +327,17 @@ async def test_leftovers_of_the_dead_go(store: ImageStore) -> None:
     for dead in (ours / "leases" / "0123", ours / "load-x.lock", ours / "used" / "sha256-00", *half):
         dead.parent.mkdir(exist_ok=True)
         dead.write_text(f"{layer(1)}\n")
+    begun = store.path / ".aioruntime-try"
+    begun.mkdir()
+    (begun / "lock").touch()
+    set_age(begun, 0.1)
     async with store.turn("load-y"), store.lease([layer(1)]):
         report = await store.prune()
         assert (ours / "load-y.lock").exists()
         assert len(list((ours / "leases").iterdir())) == 1
 
     assert report.freed_bytes == 4
+    assert not begun.exists()
     left = {str(path.relative_to(ours)) for path in ours.rglob("*") if path.is_file()}
     assert left == {"lock", "images.json"}
     assert not half[0].exists()

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -33,7 +34,8 @@ _REFERENCES = [
 
 
 def _needs(program: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
+    missing = shutil.which(program) is None and os.environ.get("CI") != "true"
+    return pytest.mark.skipif(missing, reason=f"{program} is not installed")
 
 
 async def _run_beside(*command: object) -> str:
@@ -189,5 +191,6 @@ async def test_an_image_without_a_name(store: ImageStore, tmp_path: Path) -> Non
     await store.set_reference("tool", descriptor)
     out = tmp_path / "out"
     await _run_beside("skopeo", "--insecure-policy", "copy", f"oci:{store.path}:tool", f"oci:{out}")
-    assert await store.import_layout(out, name="given") == ["given"]
-    assert (await store.references())["given"].digest == descriptor.digest
+    given = "docker.io/library/given:1"
+    assert await store.import_layout(out, name="given:1") == [given]
+    assert (await store.references())[given].digest == descriptor.digest

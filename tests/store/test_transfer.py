@@ -15,6 +15,7 @@ import pytest
 
 from aioruntime.errors import (
     DigestMismatch,
+    InvalidReference,
     InvalidSpec,
     LayersMissing,
     NotStored,
@@ -113,7 +114,6 @@ async def test_an_index_of_platforms(store: ImageStore, source: Path) -> None:
         ([None], None, "no name for .*give it one"),
         ([None, None], None, "no name for .*name them there first"),
         (["a", "b"], "c", r"several images \(a, b\)"),
-        (["a"], "", "empty"),
         ([], None, "lists no image"),
         ([], "c", "lists no image"),
     ],
@@ -126,6 +126,22 @@ async def test_names_that_can_not_be_given(
     with pytest.raises(InvalidSpec, match=message):
         await store.import_layout(source, name)
     assert not store.path.exists()
+
+
+@pytest.mark.parametrize("name", ["", "a b", "Tool"])
+async def test_names_that_are_none(store: ImageStore, source: Path, name: str) -> None:
+    """A name that is no reference is refused, and nothing is copied."""
+    make_layout(source, "a")
+    with pytest.raises(InvalidReference):
+        await store.import_layout(source, name)
+    assert not store.path.exists()
+
+
+async def test_no_directory(store: ImageStore) -> None:
+    """An empty path is not taken for the working directory."""
+    for work in (store.import_layout(""), store.export_layout("a", "")):
+        with pytest.raises(InvalidSpec, match="path is empty"):
+            await work
 
 
 @pytest.mark.parametrize("named", [None, "latest"])
