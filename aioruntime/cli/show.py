@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from aioruntime.errors import InvalidSpec
+from aioruntime.errors import InvalidSpec, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +39,10 @@ def bytes_of(text: str | None) -> int | None:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise InvalidSpec(f"--max-size {text}: expected bytes, or a size such as 500M, 2.5GB or 10GiB")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2].lower()])
+    try:
+        return int(float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2].lower()])
+    except OverflowError:
+        raise InvalidSpec("--max-size is more than any disk has") from None
 
 
 def time_of(text: str | None) -> timedelta | None:
@@ -86,7 +89,7 @@ def table_of_images(images: Sequence[StoredImage]) -> Table:
     for image in images:
         used = image.last_used.astimezone().strftime("%Y-%m-%d %H:%M")
         table.add_row(
-            image.name, image.digest[:_SHORT_DIGEST], used, decimal(image.size_bytes), _state(image)
+            one_line(image.name), image.digest[:_SHORT_DIGEST], used, decimal(image.size_bytes), _state(image)
         )
     return table
 
@@ -101,7 +104,7 @@ def table_of_usage(usage: StoreUsage) -> Table:
     table = _table("IMAGE", "OWN", "SHARED", "SIZE")
     for image in sorted(usage.images, key=lambda image: image.own_bytes, reverse=True):
         sizes = (image.own_bytes, image.shared_bytes, image.size_bytes)
-        table.add_row(image.name, *(decimal(size) for size in sizes))
+        table.add_row(one_line(image.name), *(decimal(size) for size in sizes))
     table.add_section()
     rest = {
         "not in any image": usage.unnamed,
@@ -117,7 +120,7 @@ def table_of_usage(usage: StoreUsage) -> Table:
 
 def told(report: PruneReport, *, dry_run: bool) -> str:
     """Tell what was pruned in some lines."""
-    lines = [f"image {name}" for name in report.images]
+    lines = [f"image {one_line(name)}" for name in report.images]
     verb = "would be freed" if dry_run else "freed"
     lines.append(
         f"{len(report.blobs)} blobs, {decimal(report.freed_bytes)} {verb}, {decimal(report.kept_bytes)} kept"

@@ -13,6 +13,7 @@ import typer
 from aioruntime.cli.loop import run_command
 from aioruntime.cli.progress import reporter
 from aioruntime.cli.show import bytes_of, show, table_of_images, table_of_usage, time_of, told
+from aioruntime.errors import one_line
 from aioruntime.store.store import ImageStore
 
 app = typer.Typer(help="Look into the local image store and clean it.", no_args_is_help=True)
@@ -102,7 +103,7 @@ def import_layout(
 
     async def work() -> int:
         names = await ImageStore(store).import_layout(path, name)
-        show({"imported": names}, lambda: "\n".join(names), json=json)
+        show({"imported": names}, lambda: "\n".join(map(one_line, names)), json=json)
         return 0
 
     sys.exit(run_command(work()))

@@ -18,6 +18,7 @@ from aioruntime.store import files
 from aioruntime.store.lease import leased
 from aioruntime.store.names import change_names, read_names
 from aioruntime.store.prune import UNNAMED_NS
+from aioruntime.store.survey import last_used
 from aioruntime.store.tree import Tree, read_tree
 from aioruntime.store.values import PruneReport
 
@@ -78,7 +79,9 @@ class _Collection:
         self._layout = layout
         self._survey = survey
         self._plan = plan
-        self._trees = {image.digest: image.tree for image in survey.images if image.tree.settled}
+        trees = {**survey.others, **{image.digest: image.tree for image in survey.images}}
+        self._trees = {digest: tree for digest, tree in trees.items() if tree.settled}
+        self._used = {image.name: image.used for image in survey.images}
         self._roots: frozenset[ImageDigest] = frozenset()
         self._needed: set[ImageDigest] = set()
         self._images: list[str] = []
@@ -96,15 +99,18 @@ class _Collection:
             self._images = self._going(named)
             return named.without(self._images)
 
-        return None if self._plan.images and change_names(self._layout, change) is None else True
+        return None if self._plan.images and change_names(self._layout, change, mend=False) is None else True
 
     def _going(self, named: Named) -> list[str]:
+        """Tell which images still go: those that mean what they meant, and were not used or pinned since."""
+        forced = self._plan.forced
         kept = named.pinned if self._plan.forced else named.pinned | leased(self._layout)
         return [
             name
             for name, digest in self._plan.images.items()
             if name in named.images and named.images[name].digest == digest
             if name not in kept and digest not in kept
+            if forced or last_used(self._layout, digest) == self._used[name]
         ]
 
     def drop_blobs(self, digests: Sequence[ImageDigest], *, named: bool = False) -> bool | None:
@@ -118,21 +124,25 @@ class _Collection:
         if lock is None:
             return None
         with lock:
-            kept = read_names(self._layout)
+            kept = read_names(self._layout, whole=True)
             needed = self._needed_by(kept.without(self._going(kept)) if named else kept)
             busy = leased(self._layout)
             for digest in digests:
-                if digest not in needed and digest not in busy:
+                if digest not in needed and digest not in busy and self._unused_since(digest):
                     self._unlink(self._layout.blob(digest), self._plan.blobs[digest])
                     self._blobs.append(digest)
         return True
+
+    def _unused_since(self, digest: ImageDigest) -> bool:
+        found = files.lookup(self._layout.blob(digest))
+        return found is not None and found.modified_ns == self._survey.used[digest]
 
     def drop_named_blobs(self, digests: Sequence[ImageDigest]) -> bool | None:
         """Remove blobs, also those of images whose names are still to be removed."""
         return self.drop_blobs(digests, named=True)
 
     def _needed_by(self, named: Named) -> set[ImageDigest]:
-        roots = frozenset(descriptor.digest for descriptor in named.images.values())
+        roots = named.roots
         if roots != self._roots or not roots <= self._trees.keys():
             self._needed = set().union(*(self._tree(root).blobs for root in roots))
             self._roots = roots

@@ -6,13 +6,15 @@ Members and entries that are not understood are kept as they are.
 
 from __future__ import annotations
 
-__all__ = ("EMPTY", "REF_NAME", "NotAnIndex", "listed", "updated")
+__all__ = ("EMPTY", "REF_NAME", "NotAnIndex", "digests", "listed", "updated")
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aioruntime.errors import StoreError, one_line
+from aioruntime.errors import InvalidReference, StoreError, one_line
+from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import Descriptor, digest_hook
 
 if TYPE_CHECKING:
@@ -61,7 +63,24 @@ def listed(raw: bytes | None, source: str) -> dict[str, Descriptor]:
             descriptor = msgspec.json.decode(entry, type=Descriptor, dec_hook=digest_hook)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue  # of a kind that we can't use, such as another hash algorithm
-        found.setdefault(descriptor.digest if name is None else name, descriptor)
+        found.setdefault(str(descriptor.digest) if name is None else name, descriptor)
+    return found
+
+
+def digests(raw: bytes | None, source: str) -> set[ImageDigest]:
+    """List what entries of an index name, whatever else they say.
+
+    Args:
+        raw: the index's bytes; None if there is none.
+        source: the index's path, for messages.
+
+    Raises:
+        NotAnIndex: *raw* is not an index.
+    """
+    found = set()
+    for entry in _entries(_members(raw, source), source):
+        with suppress(InvalidReference):
+            found.add(ImageDigest(_digest(entry) or ""))
     return found
 
 

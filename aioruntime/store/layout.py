@@ -176,6 +176,18 @@ class Layout:
         """Whether the store is there but we may only read it: nobody has to be kept from what we do."""
         return files.read_only(self.root)
 
+    def is_there(self) -> bool:
+        """Tell whether there is a store; False if its directory is not there, or empty.
+
+        Raises:
+            StoreError: something else is there.
+        """
+        if files.lookup(self.root / "oci-layout"):
+            return True
+        if files.names_in(self.root):
+            raise StoreError(f"{self.root} is no image store, it has no oci-layout; nothing is removed there")
+        return False
+
     def _refuse_foreign(self) -> None:
         there = set(files.names_in(self.root))
         # Our directories are made before anything else, by whichever process; a disk's root has its own.

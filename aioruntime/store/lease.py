@@ -87,12 +87,13 @@ def leased(layout: Layout) -> set[str]:
     """Return the digests of all blobs in use, and remove what users left who ended without a word."""
     found: set[str] = set()
     for name in files.names_in(layout.leases):
-        file = files.open_existing(layout.leases / name)
+        file = files.open_regular(layout.leases / name)
         if file is None:
             continue
         with file:
             if file.try_lock():
-                files.unlink(file.path)
+                if not layout.read_only:
+                    file.unlink()
             else:
                 found.update(file.read_at(0, file.status().size).decode(errors="replace").split())
     return found

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from aioruntime.errors import StoreError
+from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import Descriptor, digest_hook
 from aioruntime.oci.reference import OciRef
 from aioruntime.store import files, index
@@ -41,10 +42,18 @@ class Named:
     Args:
         images: manifest or index by name; by digest where another tool gave no name.
         pinned: names that are kept when others are collected.
+        others: what the index names beside them, in entries that are not understood, or of a name that means
+            something else to us.
     """
 
     images: Mapping[str, Descriptor] = field(default_factory=dict)
     pinned: frozenset[str] = frozenset()
+    others: frozenset[ImageDigest] = frozenset()
+
+    @property
+    def roots(self) -> frozenset[ImageDigest]:
+        """All that is named."""
+        return self.others.union(descriptor.digest for descriptor in self.images.values())
 
     def having(self, name: str, descriptor: Descriptor) -> Named:
         """Return them with *name* for what *descriptor* describes."""
@@ -70,7 +79,7 @@ class Named:
     def without(self, names: Collection[str]) -> Named:
         """Return them without those names, and their pins."""
         images = {name: found for name, found in self.images.items() if name not in names}
-        return Named(images, self.pinned.difference(names))
+        return replace(self, images=images, pinned=self.pinned.difference(names))
 
 
 class _Record(msgspec.Struct):
@@ -80,23 +89,32 @@ class _Record(msgspec.Struct):
     pinned: list[str] = []
 
 
-def read_names(layout: Layout) -> Named:
+def read_names(layout: Layout, *, whole: bool = False) -> Named:
     """Return the named images.
+
+    Args:
+        layout: the store's paths.
+        whole: whether it is an error that a list of them is damaged: who removes what is not named has to know.
 
     Raises:
         StoreError: a file can't be read, or is not one.
     """
     record, raw = _record(layout), _index(layout)
+    if whole and (record is None or raw is None):
+        damaged = layout.images if record is None else layout.index
+        raise StoreError(
+            f"{damaged} is damaged, so what it named is not known and nothing is removed; put it right, or "
+            "pull or import an image: then it is made anew, and what only it named can be removed"
+        )
     return _merged(record or _Record(), index.EMPTY if raw is None else raw, layout)
 
 
-def change_names(layout: Layout, change: Callable[[Named], Named]) -> Named | None:
+def change_names(layout: Layout, change: Callable[[Named], Named], *, mend: bool = True) -> Named | None:
     """Change the named images; None if another holds the store's lock and we must wait.
-
-    A file that is damaged is put aside and made anew.
 
     Args:
         layout: the store's paths.
+        mend: whether a file that is damaged is put aside and made anew; else it is an error.
         change: gets the present ones and returns the new; again if the lock was lost meanwhile. It must not
             wait for anything.
 
@@ -112,6 +130,8 @@ def change_names(layout: Layout, change: Callable[[Named], Named]) -> Named | No
     if lock is None:
         return None
     with lock:
+        if not mend:
+            read_names(layout, whole=True)
         record = _record(layout)
         if record is None:
             layout.put_aside(layout.images)
@@ -129,7 +149,10 @@ def change_names(layout: Layout, change: Callable[[Named], Named]) -> Named | No
 
 
 def _merged(record: _Record, raw: bytes, layout: Layout) -> Named:
-    return Named({**index.listed(raw, str(layout.index)), **record.images}, frozenset(record.pinned))
+    source = str(layout.index)
+    images = {**index.listed(raw, source), **record.images}
+    others = index.digests(raw, source).difference(found.digest for found in images.values())
+    return Named(images, frozenset(record.pinned), frozenset(others))
 
 
 def _write(layout: Layout, record: _Record, before: Named, after: Named) -> None:
@@ -145,11 +168,12 @@ def _write(layout: Layout, record: _Record, before: Named, after: Named) -> None
     else:
         # Who wrote it may have died before it was on the disk.
         files.sync_directory(layout.images.parent)
+    named = {name: descriptor for name, descriptor in ours.items() if name != descriptor.digest}
     gone = before.images.keys() - after.images.keys()
     for _ in range(_LOOKS):
         seen = files.lookup(layout.index)
         raw = _index(layout) or index.EMPTY
-        changed = index.updated(raw, ours, gone, str(layout.index))
+        changed = index.updated(raw, named, gone, str(layout.index))
         # What another tool writes while we do shall not be lost either.
         if changed == raw or files.replace(layout.index, changed, over=seen):
             break

@@ -55,7 +55,8 @@ class _Keeping:
         self.damaged: list[str] = []
         self.total = survey.total
         self._survey = survey
-        self._users = Counter(digest for image in survey.images for digest in image.tree.blobs)
+        trees = [*(image.tree for image in survey.images), *survey.others.values()]
+        self._users = Counter(digest for tree in trees for digest in tree.blobs)
 
     def drop_image(self, image: Seen) -> None:
         self.images[image.name] = image.digest

@@ -31,13 +31,20 @@ def stored_images(survey: Survey) -> list[StoredImage]:
             image.tree.blobs,
             image.tree.missing,
             *sizes[image.digest],
-            datetime.fromtimestamp(image.used / 1e9, UTC),
+            _time(image.used),
             image.pinned,
             image.digest in survey.leased,
         )
         for image in survey.images
     ]
     return sorted(images, key=lambda image: image.name)
+
+
+def _time(nanoseconds: int) -> datetime:
+    try:
+        return datetime.fromtimestamp(nanoseconds / 1e9, UTC)
+    except (ValueError, OverflowError):  # some file systems know years beyond 9999
+        return datetime(9999, 1, 1, tzinfo=UTC)
 
 
 def stored_blobs(survey: Survey) -> list[StoredBlob]:
@@ -55,7 +62,8 @@ def stored_blobs(survey: Survey) -> list[StoredBlob]:
 
 def usage_of(survey: Survey, free: int) -> StoreUsage:
     """Add up what the store takes."""
-    named = {digest for image in survey.images for digest in image.tree.blobs}
+    trees = [*(image.tree for image in survey.images), *survey.others.values()]
+    named = {digest for tree in trees for digest in tree.blobs}
     return StoreUsage(
         images=tuple(stored_images(survey)),
         blobs=sum(survey.blobs.values()),

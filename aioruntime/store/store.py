@@ -164,7 +164,7 @@ class ImageStore(ContentStore):
         """
 
         def look() -> tuple[Survey, Plan]:
-            seen = survey(self._layout)
+            seen = survey(self._layout, whole=True)
             named = read_names(self._layout)
             names = self._names_of(named, image)
             if pinned := named.pinned.intersection(names):
@@ -257,7 +257,8 @@ class ImageStore(ContentStore):
         Raises:
             InvalidSpec: *max_bytes*, *older_than* or *wait* is negative.
             StoreBusy: another still prunes after *wait* seconds.
-            StoreError: something can't be looked at or removed.
+            StoreError: something can't be looked at or removed; a list of names is damaged, so that it is not
+                known what is needed; the directory is no store.
         """
         age = None if older_than is None else older_than // timedelta(microseconds=1) * 1000
         for name, value in (("max_bytes", max_bytes), ("older_than", age), ("wait", wait)):
@@ -265,10 +266,10 @@ class ImageStore(ContentStore):
                 raise InvalidSpec(f"{name} is {value}; it can't be negative")
 
         def look() -> tuple[Survey, Plan]:
-            seen = survey(self._layout)
+            seen = survey(self._layout, whole=True)
             return seen, plan_prune(seen, time.time_ns(), max_bytes=max_bytes, older_than=age)
 
-        if await self._threads.run(files.lookup, self.path) is None:
+        if not await self._threads.run(self._layout.is_there):
             return PruneReport((), (), 0, 0)
         if dry_run:
             _, plan = await self._threads.run(look)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("Found", "Seen", "Survey", "survey")
+__all__ = ("Found", "Seen", "Survey", "last_used", "survey")
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -64,6 +64,7 @@ class Survey:
         partial: downloads that were begun, by the names of their files.
         damaged: what was put aside, by the names of the files.
         leased: digests in use.
+        others: trees of what is named otherwise, by their roots.
     """
 
     images: list[Seen]
@@ -72,6 +73,7 @@ class Survey:
     partial: dict[str, Found]
     damaged: dict[str, Found]
     leased: set[str]
+    others: dict[ImageDigest, Tree]
 
     @property
     def total(self) -> int:
@@ -80,17 +82,22 @@ class Survey:
         return sum(self.blobs.values()) + sum(found.size for found in others)
 
 
-def survey(layout: Layout) -> Survey:
+def survey(layout: Layout, *, whole: bool = False) -> Survey:
     """Look at all that lies in the store.
+
+    Args:
+        layout: the store's paths.
+        whole: whether it is an error that not all names can be known.
 
     Raises:
         StoreError: some of it can't be looked at.
     """
+    # Names first: what is named later is seen as blobs of no image that were just used.
+    named = read_names(layout, whole=whole)
     stamps = _regular(layout.used_files)
     blobs, used = _blobs(layout)
     trees: dict[ImageDigest, Tree] = {}
     images = []
-    named = read_names(layout)
     for name, descriptor in named.images.items():
         digest = descriptor.digest
         if digest not in trees:
@@ -98,7 +105,15 @@ def survey(layout: Layout) -> Survey:
         stamp = stamps.get(layout.used(digest).name)
         when = stamp.used if stamp else used.get(digest, 0)
         images.append(Seen(name, digest, trees[digest], when, name in named.pinned))
-    return Survey(images, blobs, used, _regular(layout.ingest), _regular(layout.damaged), leased(layout))
+    others = {digest: read_tree(layout, digest, blobs.get) for digest in named.others}
+    partial, damaged = _regular(layout.ingest), _regular(layout.damaged)
+    return Survey(images, blobs, used, partial, damaged, leased(layout), others)
+
+
+def last_used(layout: Layout, image: ImageDigest) -> int:
+    """Return when an image was last used, in nanoseconds since 1970."""
+    found = files.lookup(layout.used(image)) or files.lookup(layout.blob(image))
+    return found.modified_ns if found else 0
 
 
 def _blobs(layout: Layout) -> tuple[dict[ImageDigest, int], dict[ImageDigest, int]]:

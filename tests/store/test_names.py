@@ -127,3 +127,20 @@ async def test_no_name(store: ImageStore) -> None:
     """An empty name is refused."""
     with pytest.raises(InvalidSpec, match="not empty"):
         await store.set_reference("", await put_descriptor(store, b"{}"))
+
+
+async def test_an_image_without_a_name_is_pinned(store: ImageStore) -> None:
+    """An image that another tool listed without a name can be pinned, and names are set as before."""
+    theirs = await put_descriptor(store, b"{}")
+    entry = {"mediaType": MANIFEST_TYPE, "digest": theirs.digest, "size": theirs.size}
+    (store.path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+
+    await store.pin(theirs.digest)
+    await put_image(store, "a", 1)
+
+    assert read_index(store)[0] == entry
+    assert listed(store) == [None, "a"]
+    assert [image.pinned for image in await store.images()] == [False, True]
+    await store.unpin(theirs.digest)
+    await store.remove(theirs.digest)
+    assert listed(store) == ["a"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aioruntime.errors import InvalidSpec, NotStored, StoreBusy
+from aioruntime.errors import InvalidSpec, NotStored, StoreBusy, StoreError
 from aioruntime.store import collect
 from aioruntime.store.store import ImageStore
 from aioruntime.store.values import PruneReport
@@ -341,3 +342,92 @@ async def test_leftovers_of_the_dead_go(store: ImageStore) -> None:
     left = {str(path.relative_to(ours)) for path in ours.rglob("*") if path.is_file()}
     assert left == {"lock", "images.json"}
     assert not half[0].exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"schemaVersion":2,"manif'])
+@pytest.mark.parametrize("name", ["index.json", "aioruntime/images.json"])
+async def test_names_that_are_not_known(store: ImageStore, name: str, text: str) -> None:
+    """L9: while a list of names is damaged nothing is removed, since it is not known what is needed."""
+    await two_images(store)
+    for path in (store.path / "blobs" / "sha256").iterdir():
+        set_age(path, LONG_AGO)
+    (store.path / name).write_text(text)
+
+    for work in (store.prune(), store.prune(max_bytes=0, older_than=MONTH), store.remove("a")):
+        with pytest.raises(StoreError, match=f"{name} is damaged"):
+            await work
+
+    assert (store.path / name).read_text() == text
+    assert await there(store, LAYERS) == LAYERS
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"platform": {"architecture": "amd64"}},
+        {"mediaType": None},
+        {"size": "570"},
+        {"annotations": {"x": 1}},
+        {"annotations": {"org.opencontainers.image.ref.name": "twice"}},
+    ],
+)
+async def test_entries_that_are_not_understood(store: ImageStore, odd: dict[str, object]) -> None:
+    """What any entry of index.json names stays, whatever else it says, also beside another of its name."""
+    image = await put_image(store, "a", 1, 2)
+    blobs = (await store.images())[0].blobs
+    (store.path / "aioruntime" / "images.json").unlink()
+    entry = {"mediaType": image.media_type, "digest": image.digest, "size": image.size, **odd}
+    index = json.loads((store.path / "index.json").read_bytes())
+    other = await put_image(store, "twice", 3)
+    named = {"mediaType": other.media_type, "digest": other.digest, "size": other.size}
+    named["annotations"] = {"org.opencontainers.image.ref.name": "twice"}
+    index["manifests"] = [named, entry]
+    (store.path / "index.json").write_text(json.dumps(index))
+    (store.path / "aioruntime" / "images.json").unlink()
+    for path in (store.path / "blobs" / "sha256").iterdir():
+        set_age(path, LONG_AGO)
+
+    assert (await store.prune()).blobs == ()
+    await store.prune(max_bytes=0)
+
+    assert await there(store, blobs) == {*blobs}
+
+
+async def test_used_between_plan_and_removal_to_its_end(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L11: what was used after it was chosen to go stays, though that use is over."""
+    image = await put_image(store, "a", 1)
+    last_used(store, image, LONG_AGO)
+    loose = content(500, 8)
+    await save(store, *loose)
+    set_age(blob_path(store, loose[1]), LONG_AGO)
+    collecting = collect.collect
+
+    async def late(*arguments: object) -> PruneReport:
+        async with store.lease([image.digest], image=image.digest):
+            pass
+        async with store.lease([loose[1]]):
+            pass
+        return await collecting(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("aioruntime.store.store.collect", late)
+
+    assert await store.prune(older_than=MONTH) == PruneReport((), (), 0, (await store.usage()).total)
+    assert await named(store) == ["a"]
+    assert await store.has(loose[1])
+
+
+async def test_no_store(tmp_path: Path) -> None:
+    """A directory with other things in it is not pruned, also if it looks like a store of another program."""
+    for name in ("blobs/sha256", "ingest"):
+        (tmp_path / name).mkdir(parents=True)
+    data, digest = content(100)
+    (tmp_path / "blobs" / "sha256" / digest.hex).write_bytes(data)
+    set_age(tmp_path / "blobs" / "sha256" / digest.hex, LONG_AGO)
+
+    with pytest.raises(StoreError, match="is no image store"):
+        await ImageStore(tmp_path).prune()
+
+    assert (tmp_path / "blobs" / "sha256" / digest.hex).exists()
+    assert not (tmp_path / "index.json").exists()
