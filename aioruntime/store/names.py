@@ -94,7 +94,7 @@ def read_names(layout: Layout, *, whole: bool = False) -> Named:
 
     Args:
         layout: the store's paths.
-        whole: whether it is an error that a list of them is damaged: who removes what is not named has to know.
+        whole: whether it is an error that a list of them is damaged, as for who removes what is not named.
 
     Raises:
         StoreError: a file can't be read, or is not one.
