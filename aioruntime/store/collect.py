@@ -110,7 +110,7 @@ class _Collection:
             for name, digest in self._plan.images.items()
             if name in named.images and named.images[name].digest == digest
             if name not in kept and digest not in kept
-            if forced or last_used(self._layout, digest) == self._used[name]
+            if forced or last_used(self._layout, digest) in (None, self._used[name])
         ]
 
     def drop_blobs(self, digests: Sequence[ImageDigest], *, named: bool = False) -> bool | None:
@@ -175,8 +175,8 @@ class _Collection:
                 if half_written or half_made or (directory == ours and name.endswith(".lock")):
                     yield directory / name
         stamps = {layout.used(image.digest).name for image in self._survey.images}
-        for name, _ in files.scan(layout.used_files):
-            if name not in stamps:
+        for name, found in files.scan(layout.used_files):
+            if name not in stamps and found.modified_ns < old:
                 yield layout.used_files / name
 
     def drop_files(self, paths: Sequence[tuple[Path, int]]) -> bool | None:

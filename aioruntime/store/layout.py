@@ -177,14 +177,16 @@ class Layout:
         return files.read_only(self.root)
 
     def is_there(self) -> bool:
-        """Tell whether there is a store; False if its directory is not there, or empty.
+        """Tell whether there is a store; False if its directory is not there, empty, or just being made one.
 
         Raises:
             StoreError: something else is there.
         """
-        if files.lookup(self.root / "oci-layout"):
+        ours = {"blobs", "ingest", "aioruntime", "lost+found"}  # made in this order, before anything else
+        there = {name for name in files.names_in(self.root) if not name.startswith(".")}
+        if "oci-layout" in there:
             return True
-        if files.names_in(self.root):
+        if there - ours or ("aioruntime" not in there and files.names_in(self.root / "blobs")):
             raise StoreError(f"{self.root} is no image store, it has no oci-layout; nothing is removed there")
         return False
 

@@ -110,10 +110,10 @@ def survey(layout: Layout, *, whole: bool = False) -> Survey:
     return Survey(images, blobs, used, partial, damaged, leased(layout), others)
 
 
-def last_used(layout: Layout, image: ImageDigest) -> int:
-    """Return when an image was last used, in nanoseconds since 1970."""
+def last_used(layout: Layout, image: ImageDigest) -> int | None:
+    """Return when an image was last used, in nanoseconds since 1970; None if it is gone."""
     found = files.lookup(layout.used(image)) or files.lookup(layout.blob(image))
-    return found.modified_ns if found else 0
+    return found.modified_ns if found else None
 
 
 def _blobs(layout: Layout) -> tuple[dict[ImageDigest, int], dict[ImageDigest, int]]:

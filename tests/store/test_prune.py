@@ -328,6 +328,7 @@ async def test_leftovers_of_the_dead_go(store: ImageStore) -> None:
     for dead in (ours / "leases" / "0123", ours / "load-x.lock", ours / "used" / "sha256-00", *half):
         dead.parent.mkdir(exist_ok=True)
         dead.write_text(f"{layer(1)}\n")
+    set_age(ours / "used" / "sha256-00", 0.1)
     begun = store.path / ".aioruntime-try"
     begun.mkdir()
     (begun / "lock").touch()
