@@ -156,24 +156,43 @@ def _merged(record: _Record, raw: bytes, layout: Layout) -> Named:
 
 
 def _write(layout: Layout, record: _Record, before: Named, after: Named) -> None:
-    """Write the record, then the index; whoever comes between the two finds the names in the record."""
+    """Write the record, then the index; whoever comes between the two finds the names in the record.
+
+    Names go from the record last: else an older image that the index may still have would get its name back.
+    """
     ours = {
         name: descriptor
         for name, descriptor in after.images.items()
         if name in record.images or name in after.pinned or before.images.get(name) != descriptor
     }
     new = _Record(ours, sorted(after.pinned))
-    if new != record:
+    gone = before.images.keys() - after.images.keys()
+    if gone:
+        _write_index(layout, ours, gone)
+        _write_record(layout, record, new)
+    else:
+        _write_record(layout, record, new)
+        _write_index(layout, ours, gone)
+
+
+def _write_record(layout: Layout, old: _Record, new: _Record) -> None:
+    if new != old:
         files.replace(layout.images, msgspec.json.encode(new, enc_hook=str))
     else:
         # Who wrote it may have died before it was on the disk.
         files.sync_directory(layout.images.parent)
+
+
+def _write_index(layout: Layout, ours: Mapping[str, Descriptor], gone: Collection[str]) -> None:
+    # What has no name there gets none.
     named = {name: descriptor for name, descriptor in ours.items() if name != descriptor.digest}
-    gone = before.images.keys() - after.images.keys()
     for _ in range(_LOOKS):
         seen = files.lookup(layout.index)
         raw = _index(layout) or index.EMPTY
         changed = index.updated(raw, named, gone, str(layout.index))
+        if changed == raw and gone:
+            # Who took them out may have died before that was on the disk.
+            files.sync_directory(layout.index.parent)
         # What another tool writes while we do shall not be lost either.
         if changed == raw or files.replace(layout.index, changed, over=seen):
             break

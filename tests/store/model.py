@@ -80,6 +80,11 @@ class State:
         return {digest for _, digests in self.leases for digest in digests}
 
     @property
+    def sound(self) -> set[ImageDigest]:
+        """The blobs that are what their digests say."""
+        return {digest for digest, data in self.blobs.items() if data == CONTENT[digest]}
+
+    @property
     def total(self) -> int:
         files = (*self.blobs.values(), *self.partial.values())
         return sum(map(len, files)) + sum(self.damaged)

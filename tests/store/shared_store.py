@@ -243,9 +243,9 @@ class SharedStore(RuleBasedStateMachine):
                 if isinstance(one, Pin) and one.pinned and ended is None:
                     assert one.name in seen.pins & seen.named.keys()
         for name, image in seen.named.items():
-            gone = before.tree(image) & before.blobs.keys() & between[0].blobs.keys() - seen.blobs.keys()
+            gone = before.tree(image) & before.sound & between[0].blobs.keys() - seen.blobs.keys()
             assert not gone, name
-        assert not seen.leased & between[0].blobs.keys() - seen.blobs.keys()
+        assert not seen.leased & between[0].sound - seen.blobs.keys()
         for one, ended in ((use, result), (other, said[0])):
             self.remember(one, ended, before)
         if isinstance(use, Prune | Remove) or isinstance(other, Prune | Remove):
@@ -466,13 +466,18 @@ class SharedStore(RuleBasedStateMachine):
         if isinstance(use, Ingest | Put):
             come = replace(before, blobs={**before.blobs, use.digest: CONTENT[use.digest]})
             choices.append(come)
+            if use.digest not in before.sound:
+                # What was damaged has been replaced, and what replaced it was taken back.
+                choices.append(
+                    replace(before, blobs={d: b for d, b in before.blobs.items() if d != use.digest})
+                )
         seen = observe(self.root, before)
         lost = {d for was in self.was["blobs"] if powerless for d in before.blobs if d not in was.blobs}
         self.is_one_of(seen, choices, self.was if powerless else {})
         for name in seen.named.keys() & after.named.keys() if full else seen.named:
-            gone = before.tree(seen.named[name]) & before.blobs.keys() - seen.blobs.keys() - lost
+            gone = before.tree(seen.named[name]) & before.sound - seen.blobs.keys() - lost
             assert not gone, name
-        assert not seen.leased & before.blobs.keys() - seen.blobs.keys() - lost
+        assert not seen.leased & before.sound - seen.blobs.keys() - lost
         for kind in self.was.values():
             if powerless:
                 kind.clear()
