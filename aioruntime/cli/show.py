@@ -125,6 +125,10 @@ def told(report: PruneReport, *, dry_run: bool) -> str:
     lines.append(
         f"{len(report.blobs)} blobs, {decimal(report.freed_bytes)} {verb}, {decimal(report.kept_bytes)} kept"
     )
+    if report.unclear:
+        lines.append("no blob may go: the manifests of these are damaged or gone; pull or import the images")
+        lines.append("again, or remove them:")
+        lines += [f"image {one_line(name)}" for name in report.unclear]
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from aioruntime.errors import StoreFull
+from aioruntime.errors import StoreFull, one_line
 from aioruntime.store import files
 from aioruntime.store.lease import leased
 from aioruntime.store.names import change_names, read_names
@@ -84,13 +84,23 @@ class _Collection:
         self._used = {image.name: image.used for image in survey.images}
         self._roots: frozenset[ImageDigest] = frozenset()
         self._needed: set[ImageDigest] = set()
+        self._unclear = dict.fromkeys(plan.unclear)
         self._images: list[str] = []
         self._blobs: list[ImageDigest] = []
         self._freed = 0
 
     def report(self) -> PruneReport:
         kept = self._survey.total - self._freed
-        return PruneReport(tuple(self._images), tuple(self._blobs), self._freed, kept)
+        if self._unclear:
+            _log.warning(
+                "%s: no blob was removed, since it is not known what these need: %s; their manifests, or "
+                "those of a platform, are damaged or gone: pull or import the images again, or remove them",
+                self._layout.root,
+                one_line(", ".join(self._unclear)),
+            )
+        return PruneReport(
+            tuple(self._images), tuple(self._blobs), self._freed, kept, unclear=tuple(self._unclear)
+        )
 
     def drop_names(self) -> bool | None:
         """Remove the names of images that still mean what they meant."""
@@ -126,6 +136,8 @@ class _Collection:
         with lock:
             kept = read_names(self._layout, whole=True)
             needed = self._needed_by(kept.without(self._going(kept)) if named else kept)
+            if needed is None:
+                return True
             busy = leased(self._layout)
             for digest in digests:
                 if digest not in needed and digest not in busy and self._unused_since(digest):
@@ -141,11 +153,17 @@ class _Collection:
         """Remove blobs, also those of images whose names are still to be removed."""
         return self.drop_blobs(digests, named=True)
 
-    def _needed_by(self, named: Named) -> set[ImageDigest]:
+    def _needed_by(self, named: Named) -> set[ImageDigest] | None:
+        """Return what images have; None if that is not known."""
         roots = named.roots
         if roots != self._roots or not roots <= self._trees.keys():
-            self._needed = set().union(*(self._tree(root).blobs for root in roots))
+            trees = {root: self._tree(root) for root in roots}
+            self._needed = set().union(*(tree.blobs for tree in trees.values()))
             self._roots = roots
+            if unread := {root for root, tree in trees.items() if tree.unread}:
+                names = (name for name, found in named.images.items() if found.digest in unread)
+                self._unclear |= dict.fromkeys([*names, *map(str, unread & named.others)])
+                return None
         return self._needed
 
     def _tree(self, root: ImageDigest) -> Tree:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from aioruntime.store.survey import Seen, Survey
+    from aioruntime.store.tree import Tree
 
 # What no image has may belong to one that is about to be made: an hour after its last use it is waste.
 UNNAMED_NS = 3600 * 10**9
@@ -34,6 +35,7 @@ class Plan:
         freed: bytes of all that.
         kept: bytes of what stays.
         forced: whether the images go also if they are in use; what is used of them stays.
+        unclear: named images that stay, though it is not known what they need: so no blob goes.
     """
 
     images: dict[str, ImageDigest]
@@ -43,6 +45,7 @@ class Plan:
     freed: int
     kept: int
     forced: bool = False
+    unclear: tuple[str, ...] = ()
 
 
 class _Keeping:
@@ -53,6 +56,11 @@ class _Keeping:
         self.blobs: dict[ImageDigest, int] = {}
         self.partial: dict[str, None] = {}
         self.damaged: list[str] = []
+        unread = {image.name: image.tree.unread for image in survey.images}
+        unread |= {str(root): tree.unread for root, tree in survey.others.items()}
+        # What stays though not all of its documents can be read: any blob may be of it.
+        self.unread = {name: documents for name, documents in unread.items() if documents}
+        self._left: list[Tree] = []
         self.total = survey.total
         self._survey = survey
         trees = [*(image.tree for image in survey.images), *survey.others.values()]
@@ -61,8 +69,13 @@ class _Keeping:
     def drop_image(self, image: Seen) -> None:
         self.images[image.name] = image.digest
         self._users.subtract(image.tree.blobs)
-        for digest in image.tree.blobs:
-            self.drop_blob(digest)
+        self.unread.pop(image.name, None)
+        self._left.append(image.tree)
+        if not self.unread:
+            for tree in self._left:
+                for digest in tree.blobs:
+                    self.drop_blob(digest)
+            self._left.clear()
 
     def drop_blob(self, digest: ImageDigest) -> None:
         """Drop a blob unless an image has it that stays, or it is in use."""
@@ -77,11 +90,16 @@ class _Keeping:
             self.partial[name] = None
             self.total -= self._survey.partial[name].size
 
-    def drop_damaged(self, name: str) -> None:
-        self.damaged.append(name)
-        self.total -= self._survey.damaged[name].size
+    def drop_damaged(self) -> None:
+        """Drop what was put aside, but for what tells that a document is not just one of other platforms."""
+        kept = {document.hex for documents in self.unread.values() for document in documents}
+        self.damaged = [name for name in self._survey.damaged if name.partition(".")[0] not in kept]
+        self.total -= sum(self._survey.damaged[name].size for name in self.damaged)
 
     def unnamed(self) -> list[ImageDigest]:
+        """List what no image has; nothing if that is not known."""
+        if self.unread:
+            return []
         users, gone = self._users, self.blobs
         return [digest for digest in self._survey.blobs if not users[digest] and digest not in gone]
 
@@ -94,13 +112,15 @@ class _Keeping:
             self._survey.total - self.total,
             self.total,
             forced,
+            tuple(self.unread),
         )
 
 
 def plan_prune(survey: Survey, now: int, *, max_bytes: int | None, older_than: int | None) -> Plan:
     """Decide what goes: what nothing needs, then images not used for long, until the rest is small enough.
 
-    A time of use that lies ahead, after a clock was set back, counts as now.
+    A time of use that lies ahead, after a clock was set back, counts as now. While an image stays of which a
+    document can't be read, no blob goes, since it may be of that image.
 
     Args:
         survey: what lies in the store.
@@ -109,19 +129,20 @@ def plan_prune(survey: Survey, now: int, *, max_bytes: int | None, older_than: i
         older_than: nanoseconds without use after which an image goes; None if no time is too long.
     """
     keeping = _Keeping(survey)
-    for name in survey.damaged:
-        keeping.drop_damaged(name)
     images = [image for image in survey.images if not image.pinned and image.digest not in survey.leased]
     images.sort(key=lambda image: min(image.used, now))
     if older_than is not None:
         while images and now - min(images[0].used, now) >= older_than:
             keeping.drop_image(images.pop(0))
+    keeping.drop_damaged()
     for digest in keeping.unnamed():
         if now - survey.used[digest] >= UNNAMED_NS:
             keeping.drop_blob(digest)
     for name, found in survey.partial.items():
         if now - found.used >= UNNAMED_NS:
             keeping.drop_partial(name)
+    if keeping.unread:
+        images = []  # without them no more is freed
     if max_bytes is not None and keeping.total > max_bytes:
         for drop in _least_recent_first(keeping, survey, images, now):
             drop()

@@ -155,7 +155,8 @@ class ImageStore(ContentStore):
             image: its name, or the digest of its manifest: then all its names.
 
         Returns:
-            Bytes that were freed. What somebody uses just now is left for `prune`.
+            Bytes that were freed. What somebody uses just now is left for `prune`; so is all if the manifest
+            of another image is damaged or gone, as the log tells.
 
         Raises:
             NotStored: the store has no such image.
@@ -243,7 +244,9 @@ class ImageStore(ContentStore):
         """Remove what nothing needs; and images, those first that were not used for the longest time.
 
         What no image has goes an hour after its last use, earlier only for *max_bytes*; so do downloads that
-        were begun. What is in use or pinned stays, and what was pulled meanwhile.
+        were begun. What is in use or pinned stays, and what was pulled meanwhile. While a named image has a
+        manifest that is damaged or gone, no blob goes, since that image may need it: the report names it, and
+        it has to be pulled or imported again, or removed.
 
         Args:
             max_bytes: bytes that the store may take afterwards; None for any number.
@@ -273,7 +276,9 @@ class ImageStore(ContentStore):
             return PruneReport((), (), 0, 0)
         if dry_run:
             _, plan = await self._threads.run(look)
-            return PruneReport(tuple(plan.images), tuple(plan.blobs), plan.freed, plan.kept)
+            return PruneReport(
+                tuple(plan.images), tuple(plan.blobs), plan.freed, plan.kept, unclear=plan.unclear
+            )
         async with self._turn("prune", wait):
             return await collect(self._layout, self._threads, *await self._threads.run(look))
 

@@ -40,12 +40,14 @@ class Tree:
         sizes: the bytes that each has, as the document that names it says.
         missing: those of *blobs* that are not in the store, not with that size, or damaged documents.
         settled: whether no document was left out or missing, so that *blobs* are all there will ever be.
+        unread: documents that are missing, damaged or were put aside, so that what they name is not known.
     """
 
     blobs: tuple[ImageDigest, ...]
     sizes: dict[ImageDigest, int]
     missing: tuple[ImageDigest, ...]
     settled: bool = True
+    unread: tuple[ImageDigest, ...] = ()
 
 
 class _Role(enum.Enum):
@@ -80,6 +82,8 @@ def read_tree(
     missing: dict[ImageDigest, None] = {}
     read: set[ImageDigest] = set()
     settled = True
+    unread: dict[ImageDigest, None] = {}
+    aside: set[str] | None = None
     todo = [(_Role.DOCUMENT, _Entry(digest))]
     while todo and len(sizes) < _COUNT_LIMIT:
         role, entry = todo.pop()
@@ -88,6 +92,10 @@ def read_tree(
         size = size_of(entry.digest)
         if size is None and role is _Role.CHILD:
             settled = False
+            # One that was never here is of a platform that nobody asked for.
+            aside = put_aside_blobs(layout) if aside is None else aside
+            if entry.digest.hex in aside:
+                unread[entry.digest] = None
             continue
         sizes.setdefault(entry.digest, (size or 0) if entry.size is None else entry.size)
         sound = size is not None
@@ -99,7 +107,14 @@ def read_tree(
         if not sound or size != sizes[entry.digest]:
             missing[entry.digest] = None
             settled = settled and role is _Role.LEAF
-    return Tree(tuple(sizes), sizes, tuple(missing), settled)
+        if not sound and role is not _Role.LEAF:
+            unread[entry.digest] = None
+    return Tree(tuple(sizes), sizes, tuple(missing), settled, tuple(unread))
+
+
+def put_aside_blobs(layout: Layout) -> set[str]:
+    """Return the hashes that what was put aside had as its names."""
+    return {name.partition(".")[0] for name in files.names_in(layout.damaged)}
 
 
 def _size(layout: Layout, digest: ImageDigest) -> int | None:

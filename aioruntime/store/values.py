@@ -93,9 +93,12 @@ class PruneReport:
         blobs: digests of the blobs.
         freed_bytes: bytes of blobs, of downloads that were begun, and of what had been put aside.
         kept_bytes: what the store takes now.
+        unclear: names of images whose manifest, or that of a platform, is damaged or gone. Any blob may be
+            theirs, so none was removed, and no image to make room: pull or import them again, or remove them.
     """
 
     images: tuple[str, ...]
     blobs: tuple[ImageDigest, ...]
     freed_bytes: int
     kept_bytes: int
+    unclear: tuple[str, ...] = ()

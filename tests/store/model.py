@@ -49,7 +49,7 @@ class State:
         index: names that `index.json` has.
         pins: names that are pinned.
         note: our note.
-        damaged: sizes of what was put aside.
+        damaged: what was put aside: the names it had, and its sizes.
         stamps: images with a time of their last use.
         held: digests being written.
         leases: what is in use, and by which process.
@@ -61,7 +61,7 @@ class State:
     index: Mapping[str, ImageDigest] = field(default_factory=dict)
     pins: frozenset[str] = frozenset()
     note: bytes | None = None
-    damaged: tuple[int, ...] = ()
+    damaged: tuple[tuple[str, int], ...] = ()
     stamps: frozenset[ImageDigest] = frozenset()
     held: frozenset[ImageDigest] = frozenset()
     leases: tuple[tuple[str, tuple[ImageDigest, ...]], ...] = ()
@@ -87,7 +87,7 @@ class State:
     @property
     def total(self) -> int:
         files = (*self.blobs.values(), *self.partial.values())
-        return sum(map(len, files)) + sum(self.damaged)
+        return sum(map(len, files)) + sum(size for _, size in self.damaged)
 
     def tree(self, root: ImageDigest) -> set[ImageDigest]:
         """The blobs of an image, here or not."""
@@ -100,6 +100,25 @@ class State:
                 continue
             todo += [child for child in CHILDREN[digest] if child not in IMAGES or child in self.blobs]
         return found
+
+    def unread(self, root: ImageDigest) -> set[ImageDigest]:
+        """The documents of an image that can't be read, but for those that were never here."""
+        found: set[ImageDigest] = set()
+        todo = [root]
+        while todo:
+            digest = todo.pop()
+            if self.blobs.get(digest) != CONTENT.get(digest):
+                found.add(digest)
+                continue
+            children = [child for child in CHILDREN[digest] if child in IMAGES]
+            here = {child for child in children if child in self.blobs}
+            aside = {name for name, _ in self.damaged}
+            todo += [child for child in children if child in here or not here or child.hex in aside]
+        return found
+
+    @property
+    def all_unread(self) -> set[ImageDigest]:
+        return set().union(*(self.unread(root) for root in self.named.values()))
 
     def named_blobs(self) -> set[ImageDigest]:
         """The blobs that named images have, and that are here."""
@@ -136,11 +155,15 @@ def observe(root: Path, model: State) -> State:
         index={entry["annotations"][REF_NAME]: ImageDigest(entry["digest"]) for entry in entries},
         pins=frozenset(record.get("pinned", ())),
         note=note.read_bytes() if note.exists() else None,
-        damaged=tuple(sorted(path.stat().st_size for path in aside.iterdir())) if aside.exists() else (),
+        damaged=_aside(aside) if aside.exists() else (),
         stamps=frozenset(_files(root / "aioruntime/used", "sha256-")),
         held=model.held,
         leases=model.leases,
     )
+
+
+def _aside(directory: Path) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted((path.name.partition(".")[0], path.stat().st_size) for path in directory.iterdir()))
 
 
 def _text(path: Path) -> str:

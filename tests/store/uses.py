@@ -209,6 +209,8 @@ def _without(state: State, names: set[str]) -> Outcome:
     after = state.renamed(left, state.pins - names)
     trees = set().union(*(state.tree(state.named[name]) for name in names))
     gone = trees & state.blobs.keys() - after.named_blobs() - state.leased
+    if after.all_unread:
+        gone.clear()
     blobs = {digest: data for digest, data in state.blobs.items() if digest not in gone}
     return sum(len(state.blobs[digest]) for digest in gone), replace(after, blobs=blobs)
 
@@ -263,6 +265,9 @@ class Prune(Use):
         partial = {d: self._age(d) and self._age(d) + 10**9 for d in state.partial if d not in state.leased}
         waste = {d for d, age in partial.items() if age >= _HOUR}
         loose = state.blobs.keys() - after.named_blobs() - state.leased
+        if after.all_unread:
+            loose.clear()
+            used.clear()
         old = {d for d in loose & after.blobs.keys() if self._age(d) >= _HOUR}
         gone = (state.blobs.keys() - after.blobs.keys()) | old
         if self.max_bytes is not None:
@@ -289,16 +294,18 @@ class Prune(Use):
     ) -> Outcome:
         waste = waste if self.dry else waste - state.held
         freed = sum(len(state.blobs[d]) for d in gone) + sum(len(state.partial[d]) for d in waste)
-        freed += sum(state.damaged)
+        after = _without(state, images)[1] if images else state
+        unread = {digest.hex for digest in after.all_unread}
+        damaged = tuple(aside for aside in state.damaged if aside[0] in unread)
+        freed += sum(size for _, size in state.damaged) - sum(size for _, size in damaged)
         result = images, gone, freed, state.total - freed
         if self.dry:
             return result, state
-        after = _without(state, images)[1] if images else state
         return result, replace(
             after,
             blobs={d: data for d, data in state.blobs.items() if d not in gone},
             partial={d: data for d, data in state.partial.items() if d not in waste},
-            damaged=(),
+            damaged=damaged,
         )
 
 
