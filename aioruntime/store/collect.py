@@ -103,13 +103,13 @@ class _Collection:
         )
 
     def drop_names(self) -> bool | None:
-        """Remove the names of images that still mean what they meant."""
+        """Remove the names of images that still mean what they meant, and adopt those that others moved."""
 
         def change(named: Named) -> Named:
             self._images = self._going(named)
             return named.without(self._images)
 
-        return None if self._plan.images and change_names(self._layout, change, mend=False) is None else True
+        return None if change_names(self._layout, change, mend=False) is None else True
 
     def _going(self, named: Named) -> list[str]:
         """Tell which images still go: those that mean what they meant, and were not used or pinned since."""

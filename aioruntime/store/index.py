@@ -67,8 +67,8 @@ def listed(raw: bytes | None, source: str) -> dict[str, Descriptor]:
     return found
 
 
-def digests(raw: bytes | None, source: str) -> set[ImageDigest]:
-    """List what entries of an index name, whatever else they say.
+def digests(raw: bytes | None, source: str) -> list[ImageDigest]:
+    """List what each entry of an index names, whatever else it says.
 
     Args:
         raw: the index's bytes; None if there is none.
@@ -77,10 +77,10 @@ def digests(raw: bytes | None, source: str) -> set[ImageDigest]:
     Raises:
         NotAnIndex: *raw* is not an index.
     """
-    found = set()
+    found = []
     for entry in _entries(_members(raw, source), source):
         with suppress(InvalidReference):
-            found.add(ImageDigest(_digest(entry) or ""))
+            found.append(ImageDigest(_digest(entry) or ""))
     return found
 
 

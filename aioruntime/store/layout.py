@@ -44,6 +44,11 @@ class Layout:
     root: Path
 
     @property
+    def version(self) -> Path:
+        """What makes the directory an image layout."""
+        return self.root / "oci-layout"
+
+    @property
     def index(self) -> Path:
         """The index of named images."""
         return self.root / "index.json"
@@ -153,9 +158,8 @@ class Layout:
         It is looked for at every write, since whoever tidies up may remove directories that seem empty.
         """
         files.refuse_trap(self.root)
-        version = self.root / "oci-layout"
         directories = (self.root / "blobs", self.root / "ingest", self.root / "aioruntime")
-        if all(files.lookup(path) for path in (version, self.index, *directories)):
+        if all(files.lookup(path) for path in (self.version, *directories)):
             return True
         self._refuse_foreign()
         files.make_root(self.root)
@@ -165,10 +169,12 @@ class Layout:
         if lock is None:
             return False
         with lock:
-            if files.lookup(version) is None:
-                files.replace(version, _VERSION)
-            if files.lookup(self.index) is None:
-                files.replace(self.index, index.EMPTY)
+            if files.lookup(self.version) is None:
+                # Last, so that lists of names which are not there then were there once, and are lost.
+                for path, empty in ((self.images, b"{}"), (self.index, index.EMPTY)):
+                    if files.lookup(path) is None:
+                        files.replace(path, empty)
+                files.replace(self.version, _VERSION)
         return True
 
     @property
@@ -182,10 +188,13 @@ class Layout:
         Raises:
             StoreError: something else is there.
         """
-        ours = {"blobs", "ingest", "aioruntime", "lost+found"}  # made in this order, before anything else
+        # Made in this order, before anything else but index.json.
+        ours = {"blobs", "ingest", "aioruntime", "lost+found"}
         there = {name for name in files.names_in(self.root) if not name.startswith(".")}
         if "oci-layout" in there:
             return True
+        if "aioruntime" in there:
+            ours.add("index.json")
         if there - ours or ("aioruntime" not in there and files.names_in(self.root / "blobs")):
             raise StoreError(f"{self.root} is no image store, it has no oci-layout; nothing is removed there")
         return False

@@ -1,7 +1,13 @@
 """The named images on disk (L2, blocking): our own record, and ``index.json``, which is made from it.
 
 Other tools rewrite ``index.json`` as a whole and without a lock, so what was named meanwhile is lost from
-it. Our record keeps what we named; names that only ``index.json`` has are those of other tools.
+it. Our record keeps what we named; names that only ``index.json`` has are those of other tools, as long as
+there is a record: in a store without one they become ours.
+
+Where both have a name, ``index.json`` has the last word if another tool has given the name to something that
+is in the store and that it never meant before. What it did mean before comes of such a lost update, and so
+it counts for nothing, as does a name that is just gone. Another tool can't give back a name to what it meant
+before, nor remove one of ours: `ImageStore.set_reference` and `ImageStore.remove` can.
 """
 
 from __future__ import annotations
@@ -33,6 +39,8 @@ _log = logging.getLogger("aioruntime")
 # Other tools write index.json in place: for a moment it is not whole.
 _LOOKS = 10
 _PAUSE = 0.02
+# Of one name. A lost update brings back what was read a moment ago.
+_MEANINGS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +95,8 @@ class _Record(msgspec.Struct):
 
     images: dict[str, Descriptor] = {}
     pinned: list[str] = []
+    # What each name meant before, the last first.
+    before: dict[str, list[ImageDigest]] = {}
 
 
 def read_names(layout: Layout, *, whole: bool = False) -> Named:
@@ -94,7 +104,8 @@ def read_names(layout: Layout, *, whole: bool = False) -> Named:
 
     Args:
         layout: the store's paths.
-        whole: whether it is an error that a list of them is damaged, as for who removes what is not named.
+        whole: whether it is an error that a list of them is damaged, or the index gone, as for who removes
+            what is not named.
 
     Raises:
         StoreError: a file can't be read, or is not one.
@@ -103,8 +114,8 @@ def read_names(layout: Layout, *, whole: bool = False) -> Named:
     if whole and (record is None or raw is None):
         damaged = layout.images if record is None else layout.index
         raise StoreError(
-            f"{damaged} is damaged, so what it named is not known and nothing is removed; put it right, or "
-            "pull or import an image: then it is made anew, and what only it named can be removed"
+            f"{damaged} is damaged or gone, so what it named is not known and nothing is removed; put it "
+            "right, or pull or import an image: then it is made anew, and what only it named can be removed"
         )
     return _merged(record or _Record(), index.EMPTY if raw is None else raw, layout)
 
@@ -141,21 +152,35 @@ def change_names(layout: Layout, change: Callable[[Named], Named], *, mend: bool
             layout.put_aside(layout.index)
             raw = index.EMPTY
         before = _merged(record, raw, layout)
+        # Entries that others hide would not outlast that their names are ours.
+        adopting = not before.others and files.lookup(layout.images) is None
         after = change(before)
         if not lock.in_place():
             return None  # somebody removed it, and others may have changed names since
-        _write(layout, record, before, after)
+        _write(layout, record, before, after, adopting=adopting)
     return after
 
 
 def _merged(record: _Record, raw: bytes, layout: Layout) -> Named:
     source = str(layout.index)
-    images = {**index.listed(raw, source), **record.images}
-    others = index.digests(raw, source).difference(found.digest for found in images.values())
+    listed = index.listed(raw, source)
+    digests = index.digests(raw, source)
+    images = {**listed, **record.images}
+    for name, ours in record.images.items():
+        theirs = listed.get(name, ours)
+        if theirs.digest == ours.digest:
+            continue
+        found = None if theirs.digest in record.before.get(name, ()) else layout.blob(theirs.digest)
+        status = found and files.lookup(found)
+        if status and status.regular and status.size == theirs.size:
+            images[name] = theirs
+        else:
+            digests.remove(theirs.digest)
+    others = set(digests).difference(found.digest for found in images.values())
     return Named(images, frozenset(record.pinned), frozenset(others))
 
 
-def _write(layout: Layout, record: _Record, before: Named, after: Named) -> None:
+def _write(layout: Layout, record: _Record, before: Named, after: Named, *, adopting: bool) -> None:
     """Write the record, then the index; whoever comes between the two finds the names in the record.
 
     Names go from the record last: else an older image that the index may still have would get its name back.
@@ -163,9 +188,12 @@ def _write(layout: Layout, record: _Record, before: Named, after: Named) -> None
     ours = {
         name: descriptor
         for name, descriptor in after.images.items()
-        if name in record.images or name in after.pinned or before.images.get(name) != descriptor
+        if name in record.images
+        or name in after.pinned
+        or before.images.get(name) != descriptor
+        or (adopting and name != descriptor.digest)
     }
-    new = _Record(ours, sorted(after.pinned))
+    new = _Record(ours, sorted(after.pinned), _meant_before(record, before, ours))
     gone = before.images.keys() - after.images.keys()
     if gone:
         _write_index(layout, ours, gone)
@@ -173,6 +201,19 @@ def _write(layout: Layout, record: _Record, before: Named, after: Named) -> None
     else:
         _write_record(layout, record, new)
         _write_index(layout, ours, gone)
+
+
+def _meant_before(
+    record: _Record, before: Named, ours: Mapping[str, Descriptor]
+) -> dict[str, list[ImageDigest]]:
+    found = {}
+    for name, descriptor in ours.items():
+        last = [named[name].digest for named in (before.images, record.images) if name in named]
+        meant = dict.fromkeys([*last, *record.before.get(name, ())])
+        meant.pop(descriptor.digest, None)
+        if meant:
+            found[name] = list(meant)[:_MEANINGS]
+    return found
 
 
 def _write_record(layout: Layout, old: _Record, new: _Record) -> None:
@@ -211,12 +252,13 @@ def _record(layout: Layout) -> _Record | None:
 
 
 def _index(layout: Layout) -> bytes | None:
-    """Return the index; None if it is damaged, also a moment later, when who wrote it has done so."""
+    """Return the index; None if it is gone, or damaged also a moment later, when who wrote it has done so."""
     for attempt in range(_LOOKS):
         if attempt:
             time.sleep(_PAUSE)
         raw = layout.read(layout.index)
-        raw = index.EMPTY if raw is None else raw
+        if raw is None:
+            return None if files.lookup(layout.version) else index.EMPTY
         try:
             index.listed(raw, str(layout.index))
         except index.NotAnIndex as exc:

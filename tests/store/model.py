@@ -47,6 +47,7 @@ class State:
         partial: downloads that were begun.
         record: names that we keep.
         index: names that `index.json` has.
+        meant: what names of ours meant before.
         pins: names that are pinned.
         note: our note.
         damaged: what was put aside: the names it had, and its sizes.
@@ -59,6 +60,7 @@ class State:
     partial: Mapping[ImageDigest, bytes] = field(default_factory=dict)
     record: Mapping[str, ImageDigest] = field(default_factory=dict)
     index: Mapping[str, ImageDigest] = field(default_factory=dict)
+    meant: Mapping[str, frozenset[ImageDigest]] = field(default_factory=dict)
     pins: frozenset[str] = frozenset()
     note: bytes | None = None
     damaged: tuple[tuple[str, int], ...] = ()
@@ -68,7 +70,13 @@ class State:
 
     @property
     def named(self) -> dict[str, ImageDigest]:
-        return {**self.index, **self.record}
+        moved = {
+            name: digest
+            for name, digest in self.index.items()
+            if digest not in self.meant.get(name, ())
+            and len(self.blobs.get(digest, b"")) == len(CONTENT[digest])
+        }
+        return {**self.index, **self.record, **moved}
 
     @property
     def promised(self) -> tuple[object, ...]:
@@ -133,7 +141,15 @@ class State:
             if name in self.record or name in pins or before.get(name) != digest
         }
         others = {name: digest for name, digest in self.index.items() if name in named}
-        return replace(self, record=ours, index={**others, **ours}, pins=pins)
+        return replace(self, record=ours, index={**others, **ours}, pins=pins, meant=self.meaning(ours))
+
+    def meaning(self, ours: Mapping[str, ImageDigest]) -> dict[str, frozenset[ImageDigest]]:
+        last = [*self.named.items(), *self.record.items()]
+        return {
+            name: meant
+            for name, digest in ours.items()
+            if (meant := (self.meant.get(name, frozenset()) | {d for n, d in last if n == name}) - {digest})
+        }
 
 
 def observe(root: Path, model: State) -> State:
@@ -153,6 +169,7 @@ def observe(root: Path, model: State) -> State:
         partial=_files(root / "ingest", "sha256-"),
         record={name: ImageDigest(found["digest"]) for name, found in record.get("images", {}).items()},
         index={entry["annotations"][REF_NAME]: ImageDigest(entry["digest"]) for entry in entries},
+        meant={name: frozenset(map(ImageDigest, found)) for name, found in record.get("before", {}).items()},
         pins=frozenset(record.get("pinned", ())),
         note=note.read_bytes() if note.exists() else None,
         damaged=_aside(aside) if aside.exists() else (),

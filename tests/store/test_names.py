@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aioruntime.errors import InvalidSpec
-from aioruntime.store import files
+from aioruntime.errors import InvalidSpec, StoreError
+from aioruntime.store import files, index
 from aioruntime.store.index import REF_NAME
-from tests.store.helpers import MANIFEST_TYPE, put_descriptor, put_image
+from tests.store.helpers import MANIFEST_TYPE, layer, put_descriptor, put_image, set_age
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +40,75 @@ async def test_lost_updates_come_back(store: ImageStore) -> None:
     assert listed(store) == ["a", "b", "c"]
 
 
+async def test_an_older_meaning_does_not_come_back(store: ImageStore) -> None:
+    """L9: an index that was read before a name got another meaning does not bring the old one back."""
+    old = await put_image(store, "a", 1)
+    before = (store.path / "index.json").read_bytes()
+    new = await put_image(store, "a", 2)
+    (store.path / "index.json").write_bytes(before)
+
+    assert (await store.references())["a"].digest == new.digest
+    await store.prune(max_bytes=10**9)
+    assert [entry["digest"] for entry in read_index(store)] == [new.digest]
+    await store.set_reference("a", old)  # ours to give back
+    assert (await store.references())["a"].digest == old.digest
+
+
+async def test_moved_to_what_is_not_here(store: ImageStore) -> None:
+    """L9: a name that index.json gives to an image that is not in the store means what we gave it."""
+    ours = await put_image(store, "a", 1)
+    index = json.loads((store.path / "index.json").read_bytes())
+    index["manifests"][0]["digest"] = "sha256:" + "0" * 64
+    (store.path / "index.json").write_text(json.dumps(index))
+
+    assert (await store.references())["a"].digest == ours.digest
+    assert (await store.prune()).unclear == ()
+    assert [entry["digest"] for entry in read_index(store)] == [ours.digest]
+
+
+async def test_a_store_without_a_record(store: ImageStore) -> None:
+    """L9: names that are in index.json alone, as in old stores, are ours once we write."""
+    await put_image(store, "a", 1)
+    (store.path / "aioruntime" / "images.json").unlink()
+    await put_image(store, "b", 2)
+    (store.path / "index.json").write_bytes(index.EMPTY)
+
+    assert list(await store.references()) == ["a", "b"]
+
+
+async def test_foreign_names_stay_foreign(store: ImageStore) -> None:
+    """A name that another tool gave before we gave the first is not ours: it goes when that tool drops it."""
+    theirs = await put_descriptor(store, b"{}")
+    entry = {"mediaType": MANIFEST_TYPE, "digest": theirs.digest, "size": theirs.size}
+    entry["annotations"] = {REF_NAME: "theirs"}
+    (store.path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    await put_image(store, "a", 1)
+    (store.path / "index.json").write_bytes(index.EMPTY)
+
+    assert list(await store.references()) == ["a"]
+
+
+async def test_nothing_goes_without_the_index(store: ImageStore) -> None:
+    """L9: while index.json is gone nothing is removed, since others may have named it; nor is that hidden."""
+    theirs = await put_image(store, "theirs", 1)
+    record = store.path / "aioruntime" / "images.json"
+    record.write_text("{}")
+    entry = (store.path / "index.json").read_bytes()
+    (store.path / "index.json").unlink()
+    for path in (store.path / "blobs" / "sha256").iterdir():
+        set_age(path, 40.0)
+
+    await put_descriptor(store, b"more")
+    for work in (store.prune(), store.prune(dry_run=True), store.prune(max_bytes=0)):
+        with pytest.raises(StoreError, match=r"index\.json is damaged or gone"):
+            await work
+    assert not (store.path / "index.json").exists()
+    (store.path / "index.json").write_bytes(entry)
+    await store.prune()
+    assert await store.has(theirs.digest)
+    assert await store.has(layer(1))
+
+
 async def test_index_removed(store: ImageStore) -> None:
     """L9: without index.json no name of ours is lost, and it is made anew."""
     await put_image(store, "a", 1)
@@ -51,7 +120,7 @@ async def test_index_removed(store: ImageStore) -> None:
 
 
 async def test_record_damaged(store: ImageStore) -> None:
-    """A damaged record costs pins, no names; it is put aside, and made anew by the next writer."""
+    """A damaged record costs pins, no names: it is put aside, and what the index has is ours from then on."""
     await put_image(store, "a", 1)
     record = store.path / "aioruntime" / "images.json"
     record.write_text("{")
@@ -61,7 +130,7 @@ async def test_record_damaged(store: ImageStore) -> None:
     assert list(await store.references()) == ["a", "b"]
     assert [path.read_text() for path in (store.path / "aioruntime" / "damaged").iterdir()] == ["{"]
     (store.path / "index.json").unlink()
-    assert list(await store.references()) == ["b"]  # what only index.json had, with both lost at once
+    assert list(await store.references()) == ["a", "b"]
 
 
 async def test_what_is_written_meanwhile_stays(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:

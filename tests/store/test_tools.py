@@ -19,7 +19,7 @@ import pytest
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import Descriptor
 from tests.store.helpers import MANIFEST_TYPE, save, worker
-from tests.store.layouts import names_in
+from tests.store.layouts import make_layout, names_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,6 +114,38 @@ async def test_umoci_reads_and_tidies_the_store(store: ImageStore, tmp_path: Pat
     assert await save(store, b"more", ImageDigest.of(b"more"))
     await store.set_reference("again", descriptor)
     assert set(await store.references()) == {*_REFERENCES, "again"}
+
+
+@_needs("skopeo")
+async def test_skopeo_moves_a_name(store: ImageStore) -> None:
+    """L9: a name of ours that skopeo gives to another image means that one, its pin kept, also when we write.
+
+    What writes back the index of an earlier time changes nothing then.
+    """
+    old = await _image(store)
+    await store.set_reference("docker.io/x/y:1", old)
+    before = (store.path / "index.json").read_bytes()
+    await store.pin("docker.io/x/y:1")
+    newer = store.path.parent / "newer"
+    make_layout(newer, "docker.io/x/y:1")
+    copy = ("skopeo", "--insecure-policy", "copy")
+    await _run_beside(*copy, f"oci:{newer}:docker.io/x/y:1", f"oci:{store.path}:docker.io/x/y:1")
+    # skopeo takes the name off the old entry, and adds a new one.
+    _, entry = json.loads((store.path / "index.json").read_bytes())["manifests"]
+    assert entry["digest"] != old.digest
+
+    moved = await store.reference("docker.io/x/y:1")
+    assert moved is not None
+    assert moved.digest == entry["digest"]
+    await store.set_reference("other", old)
+    for index in (None, before):
+        if index is not None:
+            (store.path / "index.json").write_bytes(index)
+        await store.prune()
+        (image,) = [found for found in await store.images() if found.name == "docker.io/x/y:1"]
+        assert (image.digest, image.pinned, image.missing) == (entry["digest"], True, ())
+        listed = json.loads((store.path / "index.json").read_bytes())["manifests"]
+        assert entry["digest"] in [found["digest"] for found in listed]
 
 
 def _read_by_skopeo(store: Path, name: str, where: Path) -> str:

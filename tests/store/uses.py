@@ -166,7 +166,8 @@ class SetName(Use):
         after = state.renamed({**state.named, self.name: self.digest}, state.pins)
         # Also what another tool gave that name is ours from now on.
         record = {**after.record, self.name: self.digest}
-        return None, replace(after, record=record, index={**after.index, self.name: self.digest})
+        meant = state.meaning(record)
+        return None, replace(after, record=record, index={**after.index, self.name: self.digest}, meant=meant)
 
 
 @dataclass
@@ -294,7 +295,7 @@ class Prune(Use):
     ) -> Outcome:
         waste = waste if self.dry else waste - state.held
         freed = sum(len(state.blobs[d]) for d in gone) + sum(len(state.partial[d]) for d in waste)
-        after = _without(state, images)[1] if images else state
+        after = _without(state, images)[1]
         unread = {digest.hex for digest in after.all_unread}
         damaged = tuple(aside for aside in state.damaged if aside[0] in unread)
         freed += sum(size for _, size in state.damaged) - sum(size for _, size in damaged)
