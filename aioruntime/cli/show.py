@@ -125,6 +125,7 @@ def told(report: PruneReport, *, dry_run: bool) -> str:
     lines.append(
         f"{len(report.blobs)} blobs, {decimal(report.freed_bytes)} {verb}, {decimal(report.kept_bytes)} kept"
     )
+    lines += [f"not removed: {failure}" for failure in report.failed]
     if report.unclear:
         lines.append("no blob may go: the manifests of these are damaged or gone; pull or import the images")
         lines.append("again, or remove them:")

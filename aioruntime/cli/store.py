@@ -66,7 +66,7 @@ def prune(
             max_bytes=bytes_of(max_size), older_than=time_of(older_than), dry_run=dry_run
         )
         show(report, lambda: told(report, dry_run=dry_run), json=json)
-        return 0
+        return 1 if report.failed else 0
 
     sys.exit(run_command(work()))
 
@@ -82,10 +82,12 @@ def verify(
     """Hash every blob; exits with 1 if one is damaged and was not put aside."""
 
     async def work() -> int:
-        damaged = await ImageStore(store).verify(repair=repair, progress=reporter())
-        done = "put aside" if repair else "damaged"
+        there = ImageStore(store)
+        damaged = await there.verify(repair=repair, progress=reporter())
+        left = [digest for digest in damaged if not repair or await there.has(digest)]
+        done = f"damaged, {len(damaged) - len(left)} put aside" if repair else "damaged"
         show({"damaged": damaged}, lambda: "\n".join([*damaged, f"{len(damaged)} blobs {done}"]), json=json)
-        return 1 if damaged and not repair else 0
+        return 1 if left else 0
 
     sys.exit(run_command(work()))
 

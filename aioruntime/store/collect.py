@@ -10,10 +10,11 @@ __all__ = ("collect",)
 
 import logging
 import time
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from aioruntime.errors import StoreFull, one_line
+from aioruntime.errors import StoreError, StoreFull, one_line
 from aioruntime.store import files
 from aioruntime.store.lease import leased
 from aioruntime.store.names import change_names, read_names
@@ -50,7 +51,7 @@ async def collect(layout: Layout, threads: Threads, survey: Survey, plan: Plan) 
         plan: what is to go.
 
     Raises:
-        StoreError: something can't be removed.
+        StoreError: a name can't be removed.
     """
     work = _Collection(layout, survey, plan)
     what = f"the store {layout.root}"
@@ -87,10 +88,17 @@ class _Collection:
         self._unclear = dict.fromkeys(plan.unclear)
         self._images: list[str] = []
         self._blobs: list[ImageDigest] = []
+        self._failed: list[StoreError] = []
         self._freed = 0
 
     def report(self) -> PruneReport:
         kept = self._survey.total - self._freed
+        if self._failed:
+            _log.warning(
+                "%d files of the store could not be removed, the first: %s",
+                len(self._failed),
+                self._failed[0],
+            )
         if self._unclear:
             _log.warning(
                 "%s: no blob was removed, since it is not known what these need: %s; their manifests, or "
@@ -99,7 +107,12 @@ class _Collection:
                 one_line(", ".join(self._unclear)),
             )
         return PruneReport(
-            tuple(self._images), tuple(self._blobs), self._freed, kept, unclear=tuple(self._unclear)
+            tuple(self._images),
+            tuple(self._blobs),
+            self._freed,
+            kept,
+            unclear=tuple(self._unclear),
+            failed=tuple(map(str, self._failed)),
         )
 
     def drop_names(self) -> bool | None:
@@ -141,8 +154,9 @@ class _Collection:
             busy = leased(self._layout)
             for digest in digests:
                 if digest not in needed and digest not in busy and self._unused_since(digest):
-                    self._unlink(self._layout.blob(digest), self._plan.blobs[digest])
-                    self._blobs.append(digest)
+                    with self._going_on():
+                        self._unlink(self._layout.blob(digest), self._plan.blobs[digest])
+                        self._blobs.append(digest)
         return True
 
     def _unused_since(self, digest: ImageDigest) -> bool:
@@ -204,8 +218,17 @@ class _Collection:
             return None
         with lock:
             for path, size in paths:
-                self._drop_file(path, size)
+                with self._going_on():
+                    self._drop_file(path, size)
         return True
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Keep what goes wrong with one file for the report."""
+        try:
+            yield
+        except StoreError as exc:
+            self._failed.append(exc)
 
     def _drop_file(self, path: Path, size: int) -> None:
         found = files.lookup(path)

@@ -295,10 +295,11 @@ class ContentStore:
 
         Returns:
             The damaged blobs, sorted; with *repair*, the store has none of them any more unless another
-            task or process replaced it meanwhile.
+            task or process replaced it meanwhile. Those that may not be read are listed too, stay where they
+            are, and the log tells why.
 
         Raises:
-            StoreError: a blob may not be read, or not be put aside.
+            StoreError: a blob can't be put aside; all others were.
         """
         return await damaged_blobs(self._layout, self._threads, progress or NoopProgress(), repair=repair)
 
@@ -306,10 +307,10 @@ class ContentStore:
         """Put a blob aside if its content is not what its digest names, so that it is fetched again.
 
         Returns:
-            Whether it was damaged and is gone; False if it is sound or not there.
+            Whether it was damaged and is gone; False if it is sound, not there, or may not be read.
 
         Raises:
-            StoreError: it can't be read or put aside.
+            StoreError: it can't be put aside.
         """
         return await discard_damaged(self._layout, self._threads, digest)
 

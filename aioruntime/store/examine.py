@@ -6,6 +6,7 @@ __all__ = ("Examined", "advance", "examined", "largest_first", "listed", "put_as
 
 import errno
 import hashlib
+import logging
 import time
 from collections import deque
 from contextlib import suppress
@@ -15,6 +16,7 @@ from aioruntime.errors import InvalidReference, LayersMissing, StoreError
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.store import files
 from aioruntime.store.blobs import BlobReader
+from aioruntime.store.remedies import tells_damage
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -22,12 +24,13 @@ if TYPE_CHECKING:
     from aioruntime.store.layout import Layout
 
 _T = TypeVar("_T")
+_log = logging.getLogger("aioruntime")
 _ALGORITHMS = {"sha256": hashlib.sha256, "sha512": hashlib.sha512}
 # Read and hashed whole. The many small blobs of a store then take three calls of the system each.
 _SMALL = 2**20
 _SLICE_SECONDS = 0.02
-# These tell of the content; others, such as a lack of permission, say nothing about it.
-_DAMAGES = (errno.EIO, errno.ELOOP, errno.ENXIO, errno.ENODEV)
+# Of one blob alone, and nothing of its content.
+_FORBIDDEN = (errno.EACCES, errno.EPERM)
 
 
 class Examined(NamedTuple):
@@ -35,8 +38,8 @@ class Examined(NamedTuple):
 
     Args:
         size: bytes that were looked at since the last time.
-        damaged: the blob's digest, if that does not name what was found.
-        status: of what was found damaged.
+        damaged: the blob's digest, if that does not name what was found, or that may not be read.
+        status: of what was found damaged; None if it may not be read.
     """
 
     size: int
@@ -87,7 +90,7 @@ def examined(layout: Layout, names: deque[str], sizes: dict[str, int]) -> Genera
         sizes: their sizes, as far as known.
 
     Raises:
-        StoreError: a blob may not be read.
+        StoreError: there are no descriptors left, or the like.
     """
     blobs = f"{layout.root}/blobs/"
     while True:
@@ -116,10 +119,13 @@ def _examined_closely(layout: Layout, digest: ImageDigest, size: int) -> Generat
     except LayersMissing:
         yield Examined(max(0, size))  # removed since it was listed
     except StoreError as exc:
-        cause = exc.__cause__
-        if isinstance(cause, OSError) and cause.errno not in _DAMAGES:
+        if tells_damage(exc):
+            yield Examined(max(0, size), digest, reader.status or files.lookup(layout.blob(digest)))
+        elif isinstance(exc.__cause__, OSError) and exc.__cause__.errno in _FORBIDDEN:
+            _log.warning("%s", exc)
+            yield Examined(max(0, size), digest)
+        else:
             raise
-        yield Examined(max(0, size), digest, reader.status or files.lookup(layout.blob(digest)))
     finally:
         reader.close()
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ("WRITABLE", "explained", "is_full", "not_a_file")
+__all__ = ("WRITABLE", "explained", "is_full", "not_a_file", "tells_damage")
 
 import errno
 from typing import TYPE_CHECKING
 
-from aioruntime.errors import StoreError, StoreFull
+from aioruntime.errors import LayersMissing, StoreError, StoreFull
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_A_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)
+# These tell of the content; others, such as a lack of permission, say nothing about it.
+_DAMAGES = (errno.EIO, *_NOT_A_FILE)
 _ELSEWHERE = "set AIORUNTIME_STORE to a file system that has locks, such as a local disk"
 _OWNED = "have its owner make it accessible, or set AIORUNTIME_STORE to a directory that you own"
 WRITABLE = "mount it writable, or set AIORUNTIME_STORE to a directory that is"
@@ -35,6 +37,13 @@ _REMEDIES = {
 def is_full(exc: OSError) -> bool:
     """Tell whether *exc* says that the disk or the user's quota is full."""
     return exc.errno in _FULL
+
+
+def tells_damage(exc: StoreError) -> bool:
+    """Tell whether *exc*, met when a blob was read, points to damage rather than to us, or to its absence."""
+    if isinstance(exc, LayersMissing | StoreFull):
+        return False
+    return not isinstance(exc.__cause__, OSError) or exc.__cause__.errno in _DAMAGES
 
 
 def not_a_file(path: Path) -> StoreError:

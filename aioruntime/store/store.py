@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aioruntime.errors import InvalidSpec, LayersMissing, NotStored
+from aioruntime.errors import InvalidSpec, LayersMissing, NotStored, StoreError
 from aioruntime.store import files, transfer
 from aioruntime.store.collect import collect
 from aioruntime.store.content import ContentStore
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from aioruntime.store.prune import Plan
     from aioruntime.store.survey import Survey
     from aioruntime.store.values import StoredBlob, StoredImage, StoreUsage
+
+# Errors in one message.
+_TOLD = 3
 
 
 class ImageStore(ContentStore):
@@ -161,7 +164,7 @@ class ImageStore(ContentStore):
         Raises:
             NotStored: the store has no such image.
             InvalidSpec: it is pinned.
-            StoreError: something can't be removed.
+            StoreError: a blob can't be removed; its name and the other blobs are gone.
         """
 
         def look() -> tuple[Survey, Plan]:
@@ -173,6 +176,8 @@ class ImageStore(ContentStore):
             return seen, plan_removal(seen, names)
 
         report = await collect(self._layout, self._threads, *await self._threads.run(look))
+        if report.failed:
+            raise StoreError("; ".join(report.failed[:_TOLD]))
         return report.freed_bytes
 
     def _names_of(self, named: Named, image: OciRef | str) -> list[str]:
@@ -260,8 +265,8 @@ class ImageStore(ContentStore):
         Raises:
             InvalidSpec: *max_bytes*, *older_than* or *wait* is negative.
             StoreBusy: another still prunes after *wait* seconds.
-            StoreError: something can't be looked at or removed; a list of names is damaged, so that it is not
-                known what is needed; the directory is no store.
+            StoreError: something can't be looked at, or a name not be removed; a list of names is damaged
+                or gone, so that it is not known what is needed; the directory is no store.
         """
         age = None if older_than is None else older_than // timedelta(microseconds=1) * 1000
         for name, value in (("max_bytes", max_bytes), ("older_than", age), ("wait", wait)):

@@ -95,6 +95,7 @@ class PruneReport:
         kept_bytes: what the store takes now.
         unclear: names of images whose manifest, or that of a platform, is damaged or gone. Any blob may be
             theirs, so none was removed, and no image to make room: pull or import them again, or remove them.
+        failed: of each file that could not be removed: which, why, and what can be done.
     """
 
     images: tuple[str, ...]
@@ -102,3 +103,4 @@ class PruneReport:
     freed_bytes: int
     kept_bytes: int
     unclear: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from aioruntime.errors import StoreError
 from aioruntime.progress import finishing
 from aioruntime.store import examine, files
 from aioruntime.store.threads import Threads
@@ -32,6 +33,7 @@ async def damaged_blobs(
     threads = Threads(files.processors())
     sizes: dict[str, int] = {}
     damaged: list[ImageDigest] = []
+    failed: list[StoreError] = []
     done = 0
 
     async def work(names: deque[str]) -> None:
@@ -43,7 +45,10 @@ async def damaged_blobs(
                     if step.damaged:
                         damaged.append(step.damaged)
                         if repair:
-                            await _put_aside(layout, store_threads, step.damaged, step.status)
+                            try:
+                                await _put_aside(layout, store_threads, step.damaged, step.status)
+                            except StoreError as exc:
+                                failed.append(exc)
                 progress.update("verifying the store", min(done, total), total)
 
     with finishing(progress):
@@ -55,25 +60,38 @@ async def damaged_blobs(
         async with task_group() as group:
             for _ in range(threads.limit):
                 group.start_soon(work, names)
+        if failed:
+            failed[0].add_note(f"{len(failed)} of {len(damaged)} damaged blobs could not be put aside")
+            raise failed[0]
     progress.finish(f"{len(sizes)} blobs verified, {len(damaged)} damaged")
     return sorted(damaged)
 
 
 async def discard_damaged(layout: Layout, threads: Threads, digest: ImageDigest) -> bool:
     """Put a blob aside if it is damaged; tell whether it was."""
+    return await _put_aside(layout, threads, digest, await _damage(layout, threads, digest))
+
+
+async def _damage(layout: Layout, threads: Threads, digest: ImageDigest) -> files.Status | None:
+    """Return the status of a blob that is damaged; None if it is not."""
     names = deque([f"{digest.algorithm}/{digest.hex}"])
     async with aclosing(_slices(threads, examine.examined(layout, names, {}))) as slices:
         async for steps in slices:
             if steps[-1].damaged:
-                return await _put_aside(layout, threads, digest, steps[-1].status)
-    return False
+                return steps[-1].status
+    return None
 
 
 async def _put_aside(
     layout: Layout, threads: Threads, digest: ImageDigest, seen: files.Status | None
 ) -> bool:
-    attempt = partial(examine.put_aside, layout, digest, seen)
-    return await threads.poll(attempt, str(digest), layout.partial(digest))
+    """Put a damaged blob aside, examined again if it was touched or rewritten since it was seen."""
+    while seen is not None:
+        attempt = partial(examine.put_aside, layout, digest, seen)
+        if await threads.poll(attempt, str(digest), layout.partial(digest)):
+            return True
+        seen = await _damage(layout, threads, digest)
+    return False
 
 
 async def _slices(threads: Threads, steps: Generator[_T]) -> AsyncGenerator[list[_T]]:

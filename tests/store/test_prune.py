@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 from contextlib import AsyncExitStack
@@ -432,3 +433,36 @@ async def test_no_store(tmp_path: Path) -> None:
 
     assert (tmp_path / "blobs" / "sha256" / digest.hex).exists()
     assert not (tmp_path / "index.json").exists()
+
+
+async def test_one_that_can_not_be_removed(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file that can't be removed, blob or put aside, does not end it: all else goes, and it is told."""
+    await put_image(store, "a", 1, 2, 3)
+    stays = {layer(2).hex, "x"}
+    (store.path / "aioruntime" / "damaged").mkdir()
+    for name in "xy":
+        (store.path / "aioruntime" / "damaged" / name).write_bytes(b"1234")
+    unlink = os.unlink
+
+    def refuse(path: Path) -> None:
+        if path.name in stays:
+            raise PermissionError(errno.EPERM, "Operation not permitted", path)
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    before = (await store.usage()).total
+
+    report = await store.prune(max_bytes=0)
+
+    assert report.images == ("a",)
+    assert [blob.digest for blob in await store.blobs()] == [layer(2)]
+    assert layer(2) not in report.blobs
+    assert (report.freed_bytes, report.kept_bytes) == (before - 1004, 1004)
+    assert len(report.failed) == 2
+    assert layer(2).hex in report.failed[0]
+    await put_image(store, "a", 1, 2, 3)
+    with pytest.raises(StoreError, match=layer(2).hex):
+        await store.remove("a")
+    assert [blob.digest for blob in await store.blobs()] == [layer(2)]
+    stays.clear()
+    assert await store.prune(max_bytes=0) == PruneReport((), (layer(2),), 1004, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import random
@@ -102,17 +103,102 @@ async def test_progress(store: ImageStore) -> None:
 
 
 async def test_progress_of_a_failed_verify(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When a blob may not be read, the error alone tells it, and the reporter's line is ended."""
+    """When no blob can be read, the error alone tells it, and the reporter's line is ended."""
     fill(store, [100])
 
     def refuse(path: object, flags: int) -> int:
-        raise PermissionError(13, "Permission denied", path)
+        raise OSError(errno.EMFILE, "Too many open files", path)
 
     monkeypatch.setattr(os, "open", refuse)
     told = Told()
-    with pytest.raises(StoreError, match="Permission denied"):
+    with pytest.raises(StoreError, match="Too many open files"):
         await store.verify(progress=told)
     assert told.finished == [""]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+async def test_one_that_can_not_be_read(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One blob that can't be read does not end it: it is listed with the damaged ones, which are put aside.
+
+    What may not be read stays where it is; what the disk can't give is put aside.
+    """
+    digests = fill(store, [100, MIB + 1, 100, MIB + 1])
+    for digest in digests[:2]:
+        os.truncate(blob_path(store, digest), 10)
+    opening = os.open
+
+    def refuse(path: str, flags: int, *more: int) -> int:
+        if str(path).endswith(f"/{digests[2].hex}"):
+            raise OSError(number, os.strerror(number), path)
+        return opening(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert await store.verify() == sorted(digests[:3])
+    assert await store.verify(repair=True) == sorted(digests[:3])
+    assert await store.has(digests[2]) == (number == errno.EACCES)
+    assert (os.strerror(errno.EACCES) in caplog.text) == (number == errno.EACCES)
+    assert [await store.has(digest) for digest in digests[:2]] == [False, False]
+
+
+async def test_one_that_can_not_be_put_aside(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One damaged blob that can't be put aside is told when the others were."""
+    digests = fill(store, [100] * 20)
+    for digest in digests:
+        os.truncate(blob_path(store, digest), 10)
+    renaming = os.rename
+
+    def refuse(source: Path, target: Path) -> None:
+        if source.name == digests[3].hex:
+            raise PermissionError(errno.EPERM, "Operation not permitted", source)
+        renaming(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(StoreError, match=digests[3].hex):
+        await store.verify(repair=True)
+    assert [digest for digest in digests if await store.has(digest)] == [digests[3]]
+
+
+async def test_a_damaged_blob_that_is_used_meanwhile(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L6: a damaged blob whose time changed since it was hashed is put aside all the same."""
+    [digest, loose] = fill(store, [1000, MIB + 5])
+    put_it_aside = examine.put_aside
+    touched: list[object] = []
+
+    def touched_first(*arguments: object) -> bool | None:
+        if arguments[1] not in touched:
+            touched.append(arguments[1])
+            blob_path(store, arguments[1]).touch()  # type: ignore[arg-type]
+        return put_it_aside(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(examine, "put_aside", touched_first)
+    for one in (digest, loose):
+        os.truncate(blob_path(store, one), 10)
+    assert await store.verify(repair=True) == sorted([digest, loose])
+    assert touched
+    assert not await store.has(digest)
+    assert not await store.has(loose)
+    assert len(put_aside(store)) == 2
+
+
+async def test_a_blob_hashed_while_it_is_written(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A blob that another tool was writing in place when it was hashed stays once it is whole."""
+    [digest] = fill(store, [1000])
+    data = blob_path(store, digest).read_bytes()
+    os.truncate(blob_path(store, digest), 10)
+    put_it_aside = examine.put_aside
+
+    def whole_by_then(*arguments: object) -> bool | None:
+        blob_path(store, digest).write_bytes(data)
+        return put_it_aside(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(examine, "put_aside", whole_by_then)
+    assert await store.verify(repair=True) == [digest]
+    assert await store.read(digest) == data
+    assert put_aside(store) == []
 
 
 async def test_a_store_that_is_not_there(store: ImageStore) -> None:
