@@ -4,15 +4,21 @@ from __future__ import annotations
 
 __all__ = ("stored_blobs", "stored_images", "usage_of")
 
+import heapq
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from aioruntime.store.values import StoredBlob, StoredImage, StoreUsage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from aioruntime.oci.digest import ImageDigest
     from aioruntime.store.survey import Survey
+
+_SORTED_AT_ONCE = 2000
 
 
 def stored_images(survey: Survey) -> list[StoredImage]:
@@ -53,11 +59,20 @@ def stored_blobs(survey: Survey) -> list[StoredBlob]:
     for image in survey.images:
         for digest in image.tree.blobs:
             names[digest].append(image.name)
-    blobs = [
-        StoredBlob(digest, size, tuple(sorted(names.get(digest, ()))))
-        for digest, size in survey.blobs.items()
+    return [
+        StoredBlob(digest, survey.blobs[digest], tuple(sorted(names.get(digest, ()))))
+        for digest in _largest_first(survey.blobs)
     ]
-    return sorted(blobs, key=lambda blob: (-blob.size_bytes, blob.digest))
+
+
+def _largest_first(sizes: dict[ImageDigest, int]) -> Iterator[ImageDigest]:
+    # One call that sorts 100,000 would hold up the event loop, threads or not.
+    def key(digest: ImageDigest) -> tuple[int, ImageDigest]:
+        return -sizes[digest], digest
+
+    digests = iter(sizes)
+    parts = iter(lambda: sorted(islice(digests, _SORTED_AT_ONCE), key=key), [])
+    return heapq.merge(*parts, key=key)
 
 
 def usage_of(survey: Survey, free: int) -> StoreUsage:
