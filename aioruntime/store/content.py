@@ -189,7 +189,7 @@ class ContentStore:
         """Return a note of ours; None if there is none.
 
         Raises:
-            InvalidSpec: *name* has characters other than ``a-z 0-9 . _ -``.
+            InvalidSpec: *name* has characters other than ``a-z 0-9 . _ -``, or is ``images``.
             StoreError: it can't be read.
         """
         return await self._threads.run(self._layout.read, self._layout.note(name))
@@ -208,7 +208,7 @@ class ContentStore:
             The new bytes.
 
         Raises:
-            InvalidSpec: *name* has other characters.
+            InvalidSpec: *name* has other characters, or is ``images``, which is the store's own.
             StoreError: it can't be read or written.
         """
         return await self._update(self._layout.note(name), change)

@@ -69,9 +69,12 @@ class Layout:
         """Where our note of that name is.
 
         Raises:
-            InvalidSpec: *name* has characters other than ``a-z 0-9 . _ -``.
+            InvalidSpec: *name* has characters other than ``a-z 0-9 . _ -``, or is that of the record.
         """
-        return self._ours(name, "json")
+        path = self._ours(name, "json")
+        if path == self.images:
+            raise InvalidSpec(f"{name!r} is the name of the store's own record; give the note another")
+        return path
 
     def turn(self, name: str) -> Path:
         """Where the lock of that name is.

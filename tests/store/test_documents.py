@@ -181,6 +181,14 @@ async def test_notes_are_kept_by_name(store: ImageStore) -> None:
     assert await store.read_note("other") is None
 
 
+async def test_the_record_is_no_note(store: ImageStore) -> None:
+    """The name of the record of images is refused for a note, and the record stays as it is."""
+    await store.set_reference("ours", await put_descriptor(store, b"manifest"))
+    with pytest.raises(ValueError, match="'images' is the name of the store's own record"):
+        await store.update_note("images", lambda _: b"")
+    assert await store.reference("ours") is not None
+
+
 @pytest.mark.parametrize("name", ["", "A", "a/b", "../x", "a\n", "a" * 129, "é"])
 async def test_odd_note_names_are_refused(store: ImageStore, name: str) -> None:
     """A note's name can't leave the directory of notes."""
