@@ -76,6 +76,15 @@ class BlobReader:
         self._hash = digest.hasher()
         self._file: files.File | None = None
 
+    def open(self) -> files.File:
+        """Return the file that is read, opened when it is first asked for.
+
+        Raises:
+            LayersMissing: the blob is not in the store.
+            SizeMismatch: the file has another size.
+        """
+        return self._opened()[0]
+
     def next(self) -> bytes:
         """Return the next 1 MiB or the rest; empty at the end.
 

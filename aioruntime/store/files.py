@@ -346,8 +346,14 @@ def create(path: Path, need: int = 0) -> File:
         return File(_make_file(path, os.O_WRONLY), path)
 
 
-def link(file: File, path: Path) -> bool:
-    """Give a file a further name, if nothing has that; False if the file system can't, or won't."""
+def link(file: File, path: Path, like: File) -> bool:
+    """Give a file a further name, if nothing has that.
+
+    False if others may read *like* than may read the file, or if the file system can't, or won't.
+    """
+    with _telling(path):
+        if _readers(os.fstat(file._fd)) != _readers(os.fstat(like._fd)):
+            return False
     try:
         os.link(file.path, path, follow_symlinks=False)
     except OSError:
@@ -357,6 +363,10 @@ def link(file: File, path: Path) -> bool:
         return True
     unlink(path)  # the file had been replaced since it was opened
     return False
+
+
+def _readers(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_uid, found.st_gid, found.st_mode & 0o555
 
 
 def replace(path: Path, data: bytes, *, over: Status | None = None) -> bool:

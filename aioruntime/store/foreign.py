@@ -86,7 +86,8 @@ class ForeignLayout:
         found = files.lookup(path)
         if found is None:
             return LayersMissing(
-                f"{self.root} lacks {digest}, a part of the image; {_AGAIN}", digests=[digest]
+                f"{self.root} lacks {digest}, a part of the image; {_AGAIN}, whole (skopeo copy --all)",
+                digests=[digest],
             )
         if not found.regular:
             return StoreError(f"{path} is not a regular file; {_AGAIN}")
@@ -218,57 +219,59 @@ class Placing:
     """
 
     def __init__(self, store: Layout, target: ForeignLayout, digest: ImageDigest, size: int) -> None:
-        self._store = store
-        self._digest = digest
         self._size = size
         self._path = target.layout.blob(digest)
         self._temporary = target.temporary(digest)
+        self._link = self._temporary.with_suffix(".link")
         self._reader = blobs.BlobReader(store, digest, size)
         self._file: files.File | None = None
+        self._cloned = self._linked = False
         self._length = 0
 
     def begin(self) -> bool:
-        """Give the layout the blob's own file, or a clone of it; False if the blob has to be copied.
+        """Tell whether the layout lacks the blob; then `copy` has to be called.
 
         Raises:
             LayersMissing: it is not in the store.
+            SizeMismatch: it has another size there.
             StoreError: the layout can't be written.
         """
         found = files.lookup(self._path)
         if found is not None and found.regular and found.size == self._size:
-            return True
+            return False
+        blob = self._reader.open()
         files.make_directory(self._path.parent)
         self._file = files.create(self._temporary)
-        with blobs.open_blob(self._store, self._digest) as blob:
-            if blob.status().size == self._size:
-                if self._file.clone(blob):
-                    self._finish(self._file)
-                    return True
-                return files.link(blob, self._path)
-        return False
+        self._cloned = self._file.clone(blob)
+        self._linked = not self._cloned and files.link(blob, self._link, self._file)
+        return True
 
     def copy(self) -> bool:
-        """Copy the next piece, its hash checked; True at the end.
+        """Copy the next pieces, their hash checked; True at the end. Of a clone or link, only check the hash.
 
         Raises:
             SizeMismatch: the blob has another size.
             DigestMismatch: it has other content.
             StoreError: it can't be read, or the layout not be written.
         """
-        assert self._file is not None  # `begin` did not do it all
+        assert self._file is not None  # `begin` made it
         for _ in range(_PIECES_AT_ONCE):
             data = self._reader.next()
             if not data:
                 self._finish(self._file)
                 return True
-            self._file.write_at(self._length, data, self._size - self._length)
-            self._length += len(data)
+            if not self._cloned and not self._linked:
+                self._file.write_at(self._length, data, self._size - self._length)
+                self._length += len(data)
         return False
 
     def _finish(self, file: files.File) -> None:
-        file.sync(self._size)
-        file.protect()
-        files.rename(self._temporary, self._path)
+        if self._linked:
+            files.rename(self._link, self._path)
+        else:
+            file.sync(self._size)
+            file.protect()
+            files.rename(self._temporary, self._path)
 
     def close(self) -> None:
         """Close the files, and remove what is not whole; harmless if there is none."""
@@ -277,5 +280,6 @@ class Placing:
         if file is not None:
             try:
                 files.unlink(self._temporary)
+                files.unlink(self._link)
             finally:
                 file.close()

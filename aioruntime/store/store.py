@@ -192,12 +192,17 @@ class ImageStore(ContentStore):
         """Copy the images of another OCI image layout into the store, such as one that skopeo made.
 
         Blobs that are here already are not read again; all others are hashed on the way. Nothing gets a name
-        before all images are here whole. Images without a name are left out where others have one.
+        before all images are here whole, and then all do at once. Images without a name are left out where
+        others have one. Of an index come the platforms that the layout has.
+
+        A full reference (``ghcr.io/org/tool:1``) means the image from then on, in place of an older one, as
+        when it is pulled. A short name, such as ``latest``, which many layouts have, is never taken from
+        another image.
 
         Args:
             path: the layout's directory. Links in the place of its files are not followed.
-            name: the reference that its only image gets; None to keep the names that its images have
-                (``org.opencontainers.image.ref.name``).
+            name: the reference that its only image gets, in place of what has it; None to keep the names that
+                its images have (``org.opencontainers.image.ref.name``).
 
         Returns:
             The names of the images.
@@ -205,10 +210,10 @@ class ImageStore(ContentStore):
         Raises:
             InvalidReference: *name* is no reference.
             InvalidSpec: the layout has no image, none with a name and none was given, or several although
-                one was given; the message lists them.
+                one was given: the message lists them. Or a short name is that of another image here.
             DigestMismatch: a blob there is damaged.
             SizeMismatch: a blob there, or what names it, is damaged.
-            LayersMissing: a blob is neither there nor here.
+            LayersMissing: a blob is neither there nor here, be it of a platform that the store has begun.
             StoreFull: the disk is full.
             StoreError: *path* is no image layout, or can't be read, or the store not be written.
         """
@@ -217,9 +222,12 @@ class ImageStore(ContentStore):
     async def export_layout(self, image: OciRef | str, path: str | os.PathLike[str]) -> None:
         """Write an image of the store into an OCI image layout, for other tools or another machine.
 
-        Its files are clones of the store's where the file system has that, else the same files under further
-        names (hard links, not to be altered), else copies, their hash checked. Blobs that are there already
-        are kept. An export that was interrupted is completed by the next.
+        Its files get the permissions of the directory that they are in, for whoever shall read them. They are
+        clones of the store's where the file system has that (reflinks). Else they are the same files under
+        further names (hard links, not to be altered) if these have just those permissions: out of a store
+        that is private into a directory that is private (mode 0700). Else they are copies. In any case each
+        blob is read once and hashed, so that none is exported that is damaged. Blobs that are there already
+        with their size are kept, unread. An export that was interrupted is completed by the next.
 
         Args:
             image: a reference, a name, or the digest of a manifest or an index, which is the name there

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ("export_layout", "import_layout")
 
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from aioruntime.errors import (
@@ -18,18 +19,19 @@ from aioruntime.oci import media_types
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import Descriptor, Index, decode_document
 from aioruntime.oci.reference import OciRef
-from aioruntime.store import blobs
+from aioruntime.store import blobs, files
 from aioruntime.store.foreign import ForeignLayout, Placing, Reading
-from aioruntime.store.names import read_names
+from aioruntime.store.names import change_names, read_names
 from aioruntime.store.tree import read_tree
 from aioruntime.tasks import task_group
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from aioruntime.store.ingest import Ingest
     from aioruntime.store.layout import Layout
+    from aioruntime.store.names import Named
     from aioruntime.store.store import ImageStore
     from aioruntime.store.threads import Threads
 
@@ -45,6 +47,17 @@ async def import_layout(
         name = OciRef.parse(name).canonical
     source = ForeignLayout(path)
     images = _chosen(await threads.run(source.images), name, source.root)
+    kept = {} if name else images  # a name that was asked for is given
+
+    def naming(named: Named) -> Named:
+        _refuse_taken(named, kept, source.root)
+        for each, descriptor in images.items():
+            # Another process may have made that blob a moment ago; no name may outlast what it names.
+            files.sync_directory(layout.blob(descriptor.digest).parent)
+            named = named.having(each, descriptor)
+        return named
+
+    _refuse_taken(await threads.run(read_names, layout), kept, source.root)
     roots = {descriptor.digest: descriptor.size for descriptor in images.values()}
     sizes = dict(roots)
     for root in roots:
@@ -61,14 +74,14 @@ async def import_layout(
         # What a document names comes before it, as far as that is possible.
         await _each(threads.limit, [digest for digest in reversed(sizes) if digest not in roots], bring)
         await _each(threads.limit, roots, bring)
-        for root in roots:
-            if missing := (await threads.run(read_tree, layout, root)).missing:
-                raise LayersMissing(
-                    f"{source.root} has not all of {root}: {', '.join(missing)}; copy the image there again",
-                    digests=missing,
-                )
-        for each, descriptor in images.items():
-            await store.set_reference(each, descriptor)
+        # Images that an index lists may have been here before, and be lacking there.
+        whole = {digest for root in roots for digest in (await threads.run(read_tree, layout, root)).blobs}
+        async with store.lease(whole - sizes.keys()):
+            for root in roots:
+                if missing := (await threads.run(read_tree, layout, root)).missing:
+                    raise _lacking(source.root, root, missing)
+            attempt = partial(change_names, layout, naming)
+            await threads.poll(attempt, str(layout.index), layout.lock_file, singly=True)
     for root in roots:
         async with store.lease((), image=root):
             pass  # it counts as used now
@@ -89,6 +102,35 @@ def _chosen(found: Mapping[str, Descriptor], name: str | None, path: Path) -> di
         remedy = "name them there first" if len(found) > 1 else "give it one (name=, --name)"
         raise InvalidSpec(f"no name for what {path} has ({listed}); {remedy}")
     return named
+
+
+def _refuse_taken(named: Named, images: Mapping[str, Descriptor], path: Path) -> None:
+    """Raise if an image would take the name of another; a full reference may, as when it is pulled."""
+    for name, descriptor in images.items():
+        there = named.images.get(name)
+        if there is not None and there.digest != descriptor.digest and not _is_full(name):
+            raise InvalidSpec(
+                f"{one_line(name)} is {descriptor.digest} in {path}, but the store has another image of that "
+                f"name, {there.digest}; remove that (aioruntime store rm), or import the image, if it is the "
+                "only one there, under a full name (name=, --name)"
+            )
+
+
+def _is_full(name: str) -> bool:
+    """Tell whether a name is a reference in full, so that it means the same in every layout."""
+    try:
+        return OciRef.parse(name).canonical == name
+    except InvalidReference:
+        return False
+
+
+def _lacking(path: Path, root: ImageDigest, missing: Sequence[ImageDigest]) -> LayersMissing:
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return LayersMissing(
+        f"{path} lacks {missing[0]}{more}, a part of {root} that the store has not either; "
+        "copy the image there again, whole (skopeo copy --all), or pull it",
+        digests=missing,
+    )
 
 
 async def _bring(
@@ -133,7 +175,7 @@ async def export_layout(
     async def place(digest: ImageDigest) -> None:
         placing = Placing(layout, target, digest, tree.sizes[digest])
         try:
-            if not await threads.run(placing.begin):
+            if await threads.run(placing.begin):
                 while not await threads.run(placing.copy):
                     pass
         finally:

@@ -61,7 +61,7 @@ def _replaces(directory: Path) -> bool:
 
 def _links(directory: Path) -> bool:
     with files.create(directory / "blob") as file:
-        return files.link(file, directory / "linked")
+        return files.link(file, directory / "linked", file)
 
 
 _NEEDS: dict[str, tuple[Callable[[Path], bool], str]] = {

@@ -57,6 +57,7 @@ def _killed(store: Path, out: Path, turn: int) -> bool:
     pid = os.fork()
     if pid == 0:
         try:
+            os.umask(0o077)  # else nothing is linked
             setattr(files, "os", _Deadly(turn))  # noqa: B010 - mypy knows that a module is no object of ours
             asyncio.run(ImageStore(store).export_layout("image", out))
             os._exit(0)

@@ -25,9 +25,18 @@ from aioruntime.errors import (
 )
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.reference import OciRef
-from aioruntime.store import files, foreign
+from aioruntime.store import files, foreign, names, transfer
 from aioruntime.store.store import ImageStore
-from tests.store.helpers import ROOT, blob_path, content, partial_path, partials, save, save_some
+from tests.store.helpers import (
+    ROOT,
+    blob_path,
+    content,
+    partial_path,
+    partials,
+    put_descriptor,
+    save,
+    save_some,
+)
 from tests.store.layouts import (
     INDEX_TYPE,
     add_blob,
@@ -44,6 +53,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aioruntime.oci.documents import Descriptor
+    from aioruntime.store.layout import Layout
+    from aioruntime.store.names import Named
 
 NAME = "docker.io/library/tool:1"
 LAYER = content(3_000_000, 0)[1]  # of the first image of a layout
@@ -94,18 +105,115 @@ async def test_images_keep_their_names(store: ImageStore, source: Path) -> None:
     assert partials(store) == []
 
 
+def _with_index(layout: Path, *children: dict[str, Any]) -> ImageDigest:
+    root = add_blob(layout, json.dumps({"schemaVersion": 2, "manifests": children}).encode(), INDEX_TYPE)
+    list_images(layout, (NAME, root))
+    return ImageDigest(root["digest"])
+
+
 async def test_an_index_of_platforms(store: ImageStore, source: Path) -> None:
     """An index comes with the images of those platforms that the layout has."""
     here, absent = add_image(source, 1), add_image(source.with_name("elsewhere"), 2)
-    root = add_blob(
-        source, json.dumps({"schemaVersion": 2, "manifests": [absent, here]}).encode(), INDEX_TYPE
-    )
-    list_images(source, (NAME, root))
+    root = _with_index(source, absent, here)
     await store.import_layout(source)
 
-    assert (await store.references())[NAME].digest == root["digest"]
+    assert (await store.references())[NAME].digest == root
     assert await store.has(ImageDigest(here["digest"]))
     assert await store.has(content(3_000_000, 1)[1])
+
+
+async def test_an_index_alone(store: ImageStore, source: Path) -> None:
+    """An index without any of its images is told with what lacks, and gets no name."""
+    absent = add_image(source.with_name("elsewhere"), 1)
+    _with_index(source, absent)
+    with pytest.raises(LayersMissing, match=f"{source} lacks {absent['digest']}.*--all") as caught:
+        await store.import_layout(source)
+
+    assert caught.value.digests == (absent["digest"],)
+    assert await store.references() == {}
+
+
+async def test_an_index_of_what_the_store_has_begun(store: ImageStore, source: Path, tmp_path: Path) -> None:
+    """An index with an image of which only the manifest is here is told with what lacks, and gets no name."""
+    here, begun = add_image(source, 1), add_image(tmp_path / "elsewhere", 2)
+    _with_index(source, here, begun)
+    manifest = blob_at(tmp_path / "elsewhere", begun["digest"]).read_bytes()
+    await store.put(manifest, begun["digest"])
+    config = json.loads(manifest)["config"]["digest"]
+    with pytest.raises(LayersMissing, match=f"{source} lacks {config} and 1 more.*--all") as caught:
+        await store.import_layout(source)
+
+    assert caught.value.digests == (config, content(3_000_000, 2)[1])
+    assert await store.references() == {}
+
+
+async def test_an_index_of_what_the_store_has(
+    store: ImageStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L11: What an index lists and only the store has is its, and is not collected before that is named."""
+    theirs = make_layout(tmp_path / "elsewhere", "latest")[0]
+    await store.import_layout(tmp_path / "elsewhere")
+    root = _with_index(source, theirs)
+    name_it, kept = names.change_names, []
+
+    def pruned_before(layout: Layout, change: Callable[[Named], Named]) -> Named | None:
+        kept.append(asyncio.run(ImageStore(store.path).remove("latest")))
+        return name_it(layout, change)
+
+    monkeypatch.setattr(transfer, "change_names", pruned_before)
+    assert await store.import_layout(source) == [NAME]
+
+    (image,) = await store.images()
+    assert (image.digest, image.missing, len(image.blobs), kept) == (root, (), 5, [0])
+
+
+async def test_a_short_name_of_another_image(store: ImageStore, tmp_path: Path) -> None:
+    """A short name that the store has for another image is refused: nothing is copied, and no name given."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    first = make_layout(one, "latest")[0]
+    second = add_image(two, 5)
+    list_images(two, ("latest", second), (NAME, add_image(two, 6)))
+    await store.import_layout(one)
+    told = f"latest is {second['digest']} in {two}.*{first['digest']}.*store rm"
+    with pytest.raises(InvalidSpec, match=told) as caught:
+        await store.import_layout(two)
+
+    assert "--name" in str(caught.value)
+    assert {name: each.digest for name, each in (await store.references()).items()} == {
+        "latest": first["digest"]
+    }
+    assert not await store.has(ImageDigest(second["digest"]))
+    assert await store.import_layout(one) == ["latest"]
+
+
+async def test_a_short_name_taken_meanwhile(
+    store: ImageStore, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short name that another process gave during the copying is not taken from its image either."""
+    make_layout(source, NAME, "latest")
+    name_it, other = names.change_names, await put_descriptor(store, b"{}")
+
+    def named_before(layout: Layout, change: Callable[[Named], Named]) -> Named | None:
+        asyncio.run(ImageStore(store.path).set_reference("latest", other))
+        return name_it(layout, change)
+
+    monkeypatch.setattr(transfer, "change_names", named_before)
+    with pytest.raises(InvalidSpec, match="another image of that name"):
+        await store.import_layout(source)
+    assert await store.references() == {"latest": other}
+
+
+async def test_newer_images(store: ImageStore, source: Path, tmp_path: Path) -> None:
+    """A full reference, or a name that was asked for, is that of the newer image once it is imported."""
+    image = make_layout(source, NAME)[0]
+    await store.import_layout(source)
+    newer = tmp_path / "newer"
+    list_images(newer, (NAME, add_image(newer, 5)))
+    await store.import_layout(newer)
+    assert (await store.references())[NAME].digest != image["digest"]
+
+    await store.import_layout(source, "tool:1")
+    assert {each.digest for each in (await store.references()).values()} == {image["digest"]}
 
 
 @pytest.mark.parametrize(
@@ -337,18 +445,18 @@ async def test_nothing_that_moves_is_collected(
     """L11: A prune that wants all room takes nothing of what is being imported or exported."""
     image = make_layout(source, NAME)[0]
     other = ImageStore(store.path)
-    add, name_it = foreign.ForeignLayout.add, ImageStore.set_reference
+    add, name_it = foreign.ForeignLayout.add, names.change_names
     kept = []
 
-    async def pruned_before(self: ImageStore, name: str, descriptor: Descriptor) -> None:
-        kept.append((await other.prune(max_bytes=0)).blobs)
-        await name_it(self, name, descriptor)
+    def pruned_before(layout: Layout, change: Callable[[Named], Named]) -> Named | None:
+        kept.append(asyncio.run(ImageStore(store.path).prune(max_bytes=0)).blobs)
+        return name_it(layout, change)
 
     def pruned_before_add(self: foreign.ForeignLayout, name: str, descriptor: Descriptor) -> None:
         kept.append(asyncio.run(ImageStore(store.path).prune(max_bytes=0)).blobs)
         add(self, name, descriptor)
 
-    monkeypatch.setattr(ImageStore, "set_reference", pruned_before)
+    monkeypatch.setattr(transfer, "change_names", pruned_before)
     monkeypatch.setattr(foreign.ForeignLayout, "add", pruned_before_add)
     assert await store.import_layout(source) == [NAME]
     await store.export_layout(NAME, tmp_path / "out")
@@ -367,14 +475,30 @@ def _same_file(one: Path, other: Path) -> bool:
     return os.path.samefile(one, other)
 
 
-async def test_export_links(store: ImageStore, source: Path, tmp_path: Path) -> None:
-    """On the store's file system an exported image is further names for the store's files."""
+def _mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize(("store_mode", "mode"), [(0o700, 0o700), (0o755, 0o755), (0o750, 0o755)])
+async def test_export_links(
+    store: ImageStore, source: Path, tmp_path: Path, store_mode: int, mode: int
+) -> None:
+    """On the store's disk exported files are the store's, if these have the directory's permissions.
+
+    Else they are copies that have them.
+    """
+    store.path.mkdir(store_mode)
+    store.path.chmod(store_mode)
     digest = await _stored(store, source)
-    await store.export_layout(NAME, tmp_path / "deep" / "out")
     out = tmp_path / "deep" / "out"
+    out.mkdir(parents=True)
+    out.chmod(mode)
+    await store.export_layout(NAME, out)
 
     assert names_in(out) == {NAME: digest}
-    assert _same_file(blob_at(out, LAYER), blob_path(store, LAYER))
+    assert _same_file(blob_at(out, LAYER), blob_path(store, LAYER)) == (store_mode == mode)
+    assert _mode(blob_at(out, LAYER)) == mode & 0o444
+    assert _mode(out / "index.json") == mode & 0o666
     assert sorted(os.listdir(out)) == ["blobs", "index.json", "oci-layout"]
     assert len(os.listdir(out / "blobs" / "sha256")) == 4
 
@@ -396,23 +520,24 @@ async def test_export_to_another_disk(store: ImageStore, source: Path, tmp_path:
         assert sorted(os.listdir(out)) == ["blobs", "index.json", "oci-layout"]
 
 
+def _cloning(fd: int, request: int, argument: int) -> int:
+    assert request == 0x40049409  # FICLONE in linux/fs.h: not every disk that tests run on has it
+    os.sendfile(fd, argument, 0, 10_000_000)
+    return 0
+
+
 async def test_export_clones(
     store: ImageStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the file system can, exported files share their content with the store's, but not their names."""
+    """Where the file system can, exported files share their content with the store's, but nothing else."""
     digest = await _stored(store, source)
-
-    def ioctl(fd: int, request: int, argument: int) -> int:
-        assert request == 0x40049409  # FICLONE in linux/fs.h: not every disk that tests run on has it
-        os.sendfile(fd, argument, 0, 10_000_000)
-        return 0
-
-    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    monkeypatch.setattr(fcntl, "ioctl", _cloning)
     out = tmp_path / "out"
     await store.export_layout(NAME, out)
 
     assert names_in(out) == {NAME: digest}
     assert not _same_file(blob_at(out, LAYER), blob_path(store, LAYER))
+    assert _mode(blob_at(out, LAYER)) == _mode(out) & 0o444
     assert sorted(os.listdir(out)) == ["blobs", "index.json", "oci-layout"]
 
 
@@ -488,16 +613,23 @@ async def test_export_of_what_is_not_whole(store: ImageStore, source: Path, tmp_
     assert not (tmp_path / "out").exists()
 
 
-async def test_export_of_a_damaged_layer(store: ImageStore, source: Path, tmp_path: Path) -> None:
-    """A copy of an altered layer never gets its name, and the layout stays without the image."""
+@pytest.mark.parametrize("way", ["copied", "linked", "cloned"])
+async def test_export_of_a_damaged_layer(
+    store: ImageStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """An altered layer is never exported, in whatever way, and the layout stays without the image."""
     await _stored(store, source)
     changed(blob_path(store, LAYER))
-    with other_disk(tmp_path / "disk") as disk:
-        with pytest.raises(DigestMismatch, match=LAYER.hex):
-            await store.export_layout(NAME, disk / "out")
-        assert not blob_at(disk / "out", LAYER).exists()
-        assert names_in(disk / "out") == {}
-        assert sorted(os.listdir(disk / "out")) == ["blobs", "index.json", "oci-layout"]
+    if way == "cloned":
+        monkeypatch.setattr(fcntl, "ioctl", _cloning)
+    out = tmp_path / "out"
+    out.mkdir(0o755 if way == "copied" else 0o700)
+    blob_path(store, LAYER).chmod(0o400)  # as it was
+    with pytest.raises(DigestMismatch, match=LAYER.hex):
+        await store.export_layout(NAME, out)
+    assert not blob_at(out, LAYER).exists()
+    assert names_in(out) == {}
+    assert sorted(os.listdir(out)) == ["blobs", "index.json", "oci-layout"]
 
 
 async def test_export_to_a_full_disk(store: ImageStore, source: Path, tmp_path: Path) -> None:

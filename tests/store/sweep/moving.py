@@ -42,6 +42,11 @@ async def _export(place: Place, record: Record) -> None:
     await place.store.export_layout("old", place.path / "out")
 
 
+async def _made_private(place: Place) -> None:
+    """Begin with a directory that has the store's permissions, so that files are linked."""
+    (place.path / "out").mkdir(0o700)
+
+
 async def _export_copied(place: Place, record: Record) -> None:
     # As on a file system that has neither.
     setattr(files, "link", lambda *arguments: False)  # noqa: B010
@@ -73,6 +78,6 @@ async def _began(place: Place) -> None:
 
 MOVING = (
     Operation("import", _import, _check_imported, _make_layout, partials=()),
-    Operation("export", _export, _check_exported),
+    Operation("export", _export, _check_exported, _made_private),
     Operation("export-copied", _export_copied, _check_exported, _began),
 )
