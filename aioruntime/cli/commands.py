@@ -7,7 +7,6 @@ __all__ = ("RunOptions", "doctor", "pull", "push", "run", "tags")
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ParamSpec
 
 from aioruntime.cli.progress import reporter
 from aioruntime.engine.leftovers import find_leftovers
@@ -18,9 +17,6 @@ from aioruntime.registry.client import RegistryClient
 from aioruntime.runtime.connect import connect
 from aioruntime.runtime.spec import GpuProfile, GpuSpec, Mount, RunSpec
 from aioruntime.tasks import in_thread
-
-_P = ParamSpec("_P")
-# What shells report for a program that SIGPIPE ended.
 
 
 @dataclass(frozen=True, slots=True)

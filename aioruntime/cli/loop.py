@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ("run_command",)
+__all__ = ("run_command", "unwritten")
 
 import asyncio
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aioruntime.errors import AioRuntimeError
@@ -54,11 +55,11 @@ def run_command(command: Coroutine[Any, Any, int], failure: int = 1) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
         return status
-    except BrokenPipeError:
-        return _unread()
+    except OSError as exc:
+        return unwritten(exc, failure)
     except AioRuntimeError as exc:
         if isinstance(exc.__cause__, BrokenPipeError):
-            return _unread()
+            return unwritten(exc.__cause__, failure)
         print(f"aioruntime: {exc}", file=sys.stderr)
         return failure
     except asyncio.CancelledError:
@@ -67,9 +68,28 @@ def run_command(command: Coroutine[Any, Any, int], failure: int = 1) -> int:
         return _SIGNALLED + received[0]
 
 
-def _unread() -> int:
+def unwritten(exc: OSError, failure: int) -> int:
+    """Return the exit status for output that could not be written, and tell why, unless nobody reads it.
+
+    Args:
+        exc: the error.
+        failure: the exit status, unless nobody reads.
+
+    Raises:
+        OSError: the error is of a file, not of the output.
+    """
+    if exc.filename is not None:
+        raise exc
     # What is still buffered goes nowhere, so that the interpreter's last flush has nothing to tell.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
+    if isinstance(exc, BrokenPipeError):
+        failure = _UNREAD
+    else:
+        with suppress(OSError):
+            print(f"aioruntime: the output can't be written: {exc.strerror or exc}", file=sys.stderr)
+    with suppress(OSError):
+        sys.stderr.flush()
+    os.dup2(nowhere, sys.stderr.fileno())
     os.close(nowhere)
-    return _UNREAD
+    return failure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ("main",)
 
+import os
 import sys
 from importlib.metadata import version
 from io import TextIOWrapper
@@ -13,10 +14,11 @@ import typer
 
 from aioruntime.cli import commands
 from aioruntime.cli import store as store_commands
-from aioruntime.cli.loop import run_command
+from aioruntime.cli.loop import run_command, unwritten
 
 # What `docker run` exits with when it fails itself, so that it can't be taken for the container's status.
 _RUN_FAILED = 125
+_STDOUT, _STDERR = 1, 2
 
 app = typer.Typer(
     name="aioruntime",
@@ -113,7 +115,25 @@ def _options(
 
 def main() -> None:
     """Run the command line."""
+    _open_streams()
     # In a pipe, lines shall come when they are written, in order with those of standard error.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
-    app()
+    try:
+        app()
+    except OSError as exc:
+        sys.exit(unwritten(exc, 1))
+    except SystemExit as exc:
+        # So typer tells that nobody reads its help.
+        if isinstance(exc.__context__, BrokenPipeError):
+            sys.exit(unwritten(exc.__context__, 1))
+        raise
+
+
+def _open_streams() -> None:
+    """Have streams that were closed for us go nowhere, before another file gets their number."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(fd)
+    sys.stdout = sys.stdout or open(_STDOUT, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(_STDERR, "w", closefd=False)  # noqa: SIM115

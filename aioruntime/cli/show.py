@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("as_json", "bytes_of", "show", "table_of_images", "table_of_usage", "time_of", "told")
+__all__ = ("as_json", "as_size", "bytes_of", "show", "table_of_images", "table_of_usage", "time_of", "told")
 
 import re
 import sys
@@ -26,6 +26,8 @@ _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.ASCII)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _SHORT_DIGEST = 19
+_FOLDED = 24
+_ANY_WIDTH = 1000
 
 
 def bytes_of(text: str | None) -> int | None:
@@ -67,7 +69,21 @@ def show(value: Any, draw: Callable[[], Table | str], *, json: bool) -> None:
     if json or not sys.stdout.isatty():
         print(msgspec.json.encode(as_json(value), enc_hook=str).decode())
     else:
-        Console(highlight=False, markup=False, emoji=False).print(draw(), soft_wrap=True)
+        drawn = draw()
+        console = Console(highlight=False, markup=False, emoji=False)
+        if isinstance(drawn, Table):
+            # Better lines that a narrow terminal wraps than numbers that lost their end.
+            console.width = max(console.width, _least_width(console, drawn))
+        console.print(drawn, soft_wrap=True)
+
+
+def _least_width(console: Console, table: Table) -> int:
+    """Return how wide a table is at least: names may be folded to some width, all else is whole."""
+    name = table.columns[0]
+    name.width = _FOLDED
+    width = console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).maximum
+    name.width = None
+    return width
 
 
 def as_json(value: Any) -> Any:
@@ -81,6 +97,11 @@ def as_json(value: Any) -> Any:
     if hasattr(value, "total"):
         plain["total"] = value.total
     return plain
+
+
+def as_size(size: int) -> str:
+    """Return a number of bytes as people read it."""
+    return decimal(size)
 
 
 def table_of_images(images: Sequence[StoredImage]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ("app",)
 
+import os
 import sys
 from pathlib import Path  # noqa: TC003 - typer reads it
 from typing import Annotated, NoReturn
@@ -12,22 +13,55 @@ import typer
 
 from aioruntime.cli.loop import run_command
 from aioruntime.cli.progress import reporter
-from aioruntime.cli.show import bytes_of, show, table_of_images, table_of_usage, time_of, told
-from aioruntime.errors import one_line
+from aioruntime.cli.show import as_size, bytes_of, show, table_of_images, table_of_usage, time_of, told
+from aioruntime.errors import StoreError, one_line
 from aioruntime.store.store import ImageStore
+from aioruntime.tasks import in_thread
 
-app = typer.Typer(help="Look into the local image store and clean it.", no_args_is_help=True)
+app = typer.Typer(
+    help="See what the local image store has, keep or remove it, carry images in and out.",
+    no_args_is_help=True,
+)
 
-Store = Annotated[str | None, typer.Option("--store", help="Local image store, a directory.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, as is done where the output is no terminal.")]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="DIRECTORY",
+        help="The image store; if left out, $AIORUNTIME_STORE, else one in your cache directory.",
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON, as is done anyway where the output is no terminal.")
+]
+Image = Annotated[
+    str,
+    typer.Argument(
+        metavar="IMAGE",
+        help="Its name, such as ghcr.io/org/tool:1, or its whole digest, which `ls --json` tells.",
+    ),
+]
+
+
+async def _store(path: str | None) -> ImageStore:
+    """Return the store to look into. That there is none is told; if it was asked for by name, as an error."""
+    store = ImageStore(path)
+    if not await in_thread(os.path.lexists, store.path):
+        if path is not None:
+            raise StoreError(
+                f"there is no image store at {store.path}; check --store, or pull or import an image "
+                "with it, which makes the store"
+            )
+        print(f"nothing is stored yet: {store.path} is made by the first pull or import", file=sys.stderr)
+    return store
 
 
 @app.command("ls")
 def list_images(store: Store = None, json: Json = False) -> NoReturn:
-    """List the images in the store."""
+    """List the images in the store: when each was last used, its size, whether it is pinned or in use."""
 
     async def work() -> int:
-        images = await ImageStore(store).images()
+        images = await (await _store(store)).images()
         show(images, lambda: table_of_images(images), json=json)
         return 0
 
@@ -36,10 +70,10 @@ def list_images(store: Store = None, json: Json = False) -> NoReturn:
 
 @app.command("du")
 def show_usage(store: Store = None, json: Json = False) -> NoReturn:
-    """Show the room that the store takes: what each image has alone, and what it shares."""
+    """Show the room that the store takes: what each image has alone (OWN), and what it shares with others."""
 
     async def work() -> int:
-        usage = await ImageStore(store).usage()
+        usage = await (await _store(store)).usage()
         show(usage, lambda: table_of_usage(usage), json=json)
         return 0
 
@@ -50,19 +84,26 @@ def show_usage(store: Store = None, json: Json = False) -> NoReturn:
 def prune(
     max_size: Annotated[
         str | None,
-        typer.Option(help="Bytes that may stay, such as 20GB; the least recently used images go first."),
+        typer.Option(
+            metavar="SIZE",
+            help="What the store may take afterwards, such as 20GB: what was not used for longest goes.",
+        ),
     ] = None,
     older_than: Annotated[
-        str | None, typer.Option(help="Images not used for this long go too, such as 30d or 12h.")
+        str | None,
+        typer.Option(metavar="TIME", help="Images not used for this long go too, such as 30d or 12h."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
     store: Store = None,
     json: Json = False,
 ) -> NoReturn:
-    """Remove what no image needs, and images that were not used for long; never what is in use or pinned."""
+    """Remove what no image needs and nobody used for an hour; with options, images too.
+
+    Never what is in use or pinned.
+    """
 
     async def work() -> int:
-        report = await ImageStore(store).prune(
+        report = await (await _store(store)).prune(
             max_bytes=bytes_of(max_size), older_than=time_of(older_than), dry_run=dry_run
         )
         show(report, lambda: told(report, dry_run=dry_run), json=json)
@@ -79,10 +120,13 @@ def verify(
     store: Store = None,
     json: Json = False,
 ) -> NoReturn:
-    """Hash every blob; exits with 1 if one is damaged and was not put aside."""
+    """Read all that is stored and compare it with its digests.
+
+    Exits with 1 if something is damaged and was not put aside.
+    """
 
     async def work() -> int:
-        there = ImageStore(store)
+        there = await _store(store)
         damaged = await there.verify(repair=repair, progress=reporter())
         left = [digest for digest in damaged if not repair or await there.has(digest)]
         done = f"damaged, {len(damaged) - len(left)} put aside" if repair else "damaged"
@@ -92,16 +136,67 @@ def verify(
     sys.exit(run_command(work()))
 
 
+@app.command()
+def pin(image: Image, store: Store = None, json: Json = False) -> NoReturn:
+    """Keep an image: `prune` and `rm` leave it until it is unpinned."""
+
+    async def work() -> int:
+        await (await _store(store)).pin(image)
+        show({"pinned": image}, lambda: f"pinned {one_line(image)}", json=json)
+        return 0
+
+    sys.exit(run_command(work()))
+
+
+@app.command()
+def unpin(image: Image, store: Store = None, json: Json = False) -> NoReturn:
+    """Let an image be removed again."""
+
+    async def work() -> int:
+        await (await _store(store)).unpin(image)
+        show({"unpinned": image}, lambda: f"unpinned {one_line(image)}", json=json)
+        return 0
+
+    sys.exit(run_command(work()))
+
+
+@app.command("rm")
+def remove(image: Image, store: Store = None, json: Json = False) -> NoReturn:
+    """Remove an image, and what no other has; what is in use stays until a later `prune`."""
+
+    async def work() -> int:
+        freed = await (await _store(store)).remove(image)
+        done = {"removed": image, "freed_bytes": freed}
+        show(done, lambda: f"removed {one_line(image)}, {as_size(freed)} freed", json=json)
+        return 0
+
+    sys.exit(run_command(work()))
+
+
 @app.command("import")
 def import_layout(
-    path: Annotated[Path, typer.Argument(help="An OCI image layout: a directory.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIRECTORY",
+            help="An OCI image layout, such as `export` or `skopeo copy ... oci:DIRECTORY:NAME` makes.",
+        ),
+    ],
     name: Annotated[
-        str | None, typer.Option(help="Reference for its only image, such as ghcr.io/org/tool:1.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Reference for its only image, such as ghcr.io/org/tool:1; if left out, images keep theirs.",
+        ),
     ] = None,
     store: Store = None,
     json: Json = False,
 ) -> NoReturn:
-    """Copy the images of an OCI image layout into the store; prints their names."""
+    """Copy the images of an OCI image layout into the store; prints their names.
+
+    A full reference means the new image from then on. A short name such as `latest` is never taken from
+    another image.
+    """
 
     async def work() -> int:
         names = await ImageStore(store).import_layout(path, name)
@@ -113,14 +208,19 @@ def import_layout(
 
 @app.command("export")
 def export_layout(
-    image: Annotated[str, typer.Argument(help="Its name in the store, or its digest.")],
-    path: Annotated[Path, typer.Argument(help="A directory: a new one, or an OCI image layout.")],
+    image: Image,
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIRECTORY", help="A new or empty one, or an OCI image layout: then the image is added."
+        ),
+    ],
     store: Store = None,
 ) -> NoReturn:
-    """Write an image of the store into an OCI image layout, which other tools read."""
+    """Write an image of the store into an OCI image layout, for other tools or machines."""
 
     async def work() -> int:
-        await ImageStore(store).export_layout(image, path)
+        await (await _store(store)).export_layout(image, path)
         return 0
 
     sys.exit(run_command(work()))

@@ -299,8 +299,9 @@ class ContentStore:
             are, and the log tells why.
 
         Raises:
-            StoreError: a blob can't be put aside; all others were.
+            StoreError: a blob can't be put aside (all others were); or the directory is no store.
         """
+        await self._threads.run(self._layout.is_there)
         return await damaged_blobs(self._layout, self._threads, progress or NoopProgress(), repair=repair)
 
     async def discard_damaged(self, digest: ImageDigest) -> bool:

@@ -199,7 +199,9 @@ class Layout:
         if "aioruntime" in there:
             ours.add("index.json")
         if there - ours or ("aioruntime" not in there and files.names_in(self.root / "blobs")):
-            raise StoreError(f"{self.root} is no image store, it has no oci-layout; nothing is removed there")
+            raise StoreError(
+                f"{self.root} is no image store, it has no oci-layout; name the directory of one"
+            )
         return False
 
     def _refuse_foreign(self) -> None:

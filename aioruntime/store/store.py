@@ -27,7 +27,7 @@ from aioruntime.store.survey import survey
 from aioruntime.store.values import PruneReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from aioruntime.oci.documents import Descriptor
     from aioruntime.oci.reference import OciRef
@@ -108,27 +108,29 @@ class ImageStore(ContentStore):
         """List the named images, by name, those of other tools included.
 
         Raises:
-            StoreError: the store can't be looked into.
+            StoreError: the store can't be looked into; the directory is no store.
         """
-        return await self._threads.run(lambda: stored_images(survey(self._layout)))
+        return await self._threads.run(lambda: stored_images(self._look()))
 
     async def blobs(self) -> list[StoredBlob]:
         """List the blobs, the largest first.
 
         Raises:
-            StoreError: the store can't be looked into.
+            StoreError: the store can't be looked into; the directory is no store.
         """
-        return await self._threads.run(lambda: stored_blobs(survey(self._layout)))
+        return await self._threads.run(lambda: stored_blobs(self._look()))
 
     async def usage(self) -> StoreUsage:
         """Tell how much room the store takes, and of each image what it has alone and what it shares.
 
         Raises:
-            StoreError: the store can't be looked into.
+            StoreError: the store can't be looked into; the directory is no store.
         """
-        return await self._threads.run(
-            lambda: usage_of(survey(self._layout), free=files.free_bytes(self.path))
-        )
+        return await self._threads.run(lambda: usage_of(self._look(), free=files.free_bytes(self.path)))
+
+    def _look(self, *, whole: bool = False) -> Survey:
+        self._layout.is_there()
+        return survey(self._layout, whole=whole)
 
     async def pin(self, image: OciRef | str) -> None:
         """Keep an image when others are collected, also when its name means another one later.
@@ -140,7 +142,7 @@ class ImageStore(ContentStore):
             NotStored: the store has no such image.
             StoreError: the list of names can't be read or written.
         """
-        await self._change_names(lambda named: named.pinning(self._names_of(named, image)))
+        await self._change_image(image, Named.pinning)
 
     async def unpin(self, image: OciRef | str) -> None:
         """Let an image be collected again; harmless if it was not pinned.
@@ -149,7 +151,20 @@ class ImageStore(ContentStore):
             NotStored: the store has no such image.
             StoreError: the list of names can't be read or written.
         """
-        await self._change_names(lambda named: named.unpinning(self._names_of(named, image)))
+        await self._change_image(image, Named.unpinning)
+
+    async def _change_image(
+        self, image: OciRef | str, change: Callable[[Named, Collection[str]], Named]
+    ) -> None:
+        def changed(named: Named) -> Named:
+            return change(named, self._names_of(named, image))
+
+        def look() -> None:
+            self._layout.is_there()
+            changed(read_names(self._layout))
+
+        await self._threads.run(look)  # no store is made to find nothing
+        await self._change_names(changed)
 
     async def remove(self, image: OciRef | str) -> int:
         """Remove an image: its name at once, then the blobs that no other image has and nobody uses.
@@ -168,11 +183,13 @@ class ImageStore(ContentStore):
         """
 
         def look() -> tuple[Survey, Plan]:
-            seen = survey(self._layout, whole=True)
+            seen = self._look(whole=True)
             named = read_names(self._layout)
             names = self._names_of(named, image)
             if pinned := named.pinned.intersection(names):
-                raise InvalidSpec(f"{min(pinned)} is pinned; unpin it first (ImageStore.unpin)")
+                raise InvalidSpec(
+                    f"{min(pinned)} is pinned; unpin it first (ImageStore.unpin, aioruntime store unpin)"
+                )
             return seen, plan_removal(seen, names)
 
         report = await collect(self._layout, self._threads, *await self._threads.run(look))

@@ -43,7 +43,7 @@ async def started(
         stdout=stdout,
         stderr=stderr,
         cwd=ROOT,
-        env=os.environ | {"TERM": "xterm", "COLUMNS": "100", "PYTHONWARNINGS": "error"},
+        env={"COLUMNS": "100"} | os.environ | {"TERM": "xterm", "PYTHONWARNINGS": "error"},
     )
     try:
         yield process

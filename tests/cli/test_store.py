@@ -6,6 +6,9 @@ import asyncio
 import json
 import os
 import pty
+import subprocess
+import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,8 +16,8 @@ import pytest
 from aioruntime.cli.show import bytes_of, time_of
 from aioruntime.errors import InvalidSpec
 from aioruntime.tasks import in_thread
-from tests.cli.child import command, ended, started
-from tests.cli.test_commands import read_all
+from tests.cli.child import ROOT, command, ended, started
+from tests.cli.test_commands import read_all, without_a_reader
 from tests.store.helpers import blob_path, layer, put_image, save, set_age
 from tests.store.helpers import content as made
 
@@ -121,6 +124,99 @@ async def test_in_and_out(store: ImageStore, tmp_path: Path) -> None:
     assert missing.status == 1
     assert missing.stderr.startswith("aioruntime: example.org/none:1 is not in the store")
     assert missing.stderr.count("\n") == 1
+
+
+async def test_pinned_and_removed(store: ImageStore) -> None:
+    """`pin`, `unpin` and `rm` do it to one image, and tell; what is pinned, or not there, is not removed."""
+    image = await put_image(store, "example.org/a:1", 1)
+    await put_image(store, "example.org/b:1", 2)
+    where = ("--store", store.path)
+
+    assert await told("pin", "example.org/a:1", *where) == {"pinned": "example.org/a:1"}
+    assert [each.pinned for each in await store.images()] == [True, False]
+    pinned = await command("store", "rm", "example.org/a:1", *where)
+    absent = await command("store", "unpin", "example.org/c:1", *where)
+    assert await told("unpin", image.digest, *where) == {"unpinned": image.digest}
+    used = (await store.images())[0].own_bytes
+    freed = {"removed": "example.org/a:1", "freed_bytes": used}
+    assert await told("rm", "example.org/a:1", *where) == freed
+    shown = await drawn("rm", "example.org/b:1", *where)
+
+    assert (pinned.status, absent.status) == (1, 1)
+    assert "pinned; unpin it first" in pinned.stderr
+    assert "example.org/c:1 is not in the store" in absent.stderr
+    assert shown.strip() == "removed example.org/b:1, 1.4 kB freed"
+    assert await store.images() == []
+
+
+@pytest.mark.parametrize("name", ["ls", "verify", "pin x", "rm x"])
+async def test_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Where no store is, that is an error if it was asked for; the usual one is told to be empty.
+
+    A directory of other things is no store. Nothing is made.
+    """
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("mine")
+    monkeypatch.setenv("AIORUNTIME_STORE", str(tmp_path / "usual"))
+    arguments = name.split()
+    absent, foreign, unused = await asyncio.gather(
+        command("store", *arguments, "--store", tmp_path / "none"),
+        command("store", *arguments, "--store", tmp_path / "mine"),
+        command("store", *arguments),
+    )
+
+    for found, line in (
+        (absent, f"aioruntime: there is no image store at {tmp_path}/none; check --store"),
+        (foreign, f"aioruntime: {tmp_path}/mine is no"),
+    ):
+        assert (found.status, found.stdout, found.stderr.count("\n")) == (1, "", 1), found
+        assert found.stderr.startswith(line)
+    assert unused.status == (1 if " " in name else 0)
+    assert unused.stderr.startswith(f"nothing is stored yet: {tmp_path}/usual is made by the first pull")
+    assert not {"none", "usual"}.intersection(os.listdir(tmp_path))
+    assert os.listdir(tmp_path / "mine") == ["thesis.tex"]
+
+
+async def test_a_directory_for_a_store(tmp_path: Path) -> None:
+    """An empty directory, as it is laid out for a group, is a store without images."""
+    laid_out = tmp_path / "store"
+    laid_out.mkdir()
+    assert (await told("du", "--store", laid_out))["total"] == 0
+    assert os.listdir(laid_out) == []
+
+
+@pytest.mark.parametrize("name", ["ls", "du"])
+async def test_long_names(store: ImageStore, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Beside a name longer than the terminal is wide, numbers are whole, and the name can be read."""
+    await put_image(store, f"example.org/{'long/' * 30}end:1", 1)
+    monkeypatch.setenv("COLUMNS", "30")
+    lines = (await drawn(name, "--store", store.path)).splitlines()
+
+    assert lines[0].split()[0] == "IMAGE"
+    assert lines[1].startswith("example.org/long/long/lo")
+    assert "1.6 kB" in lines[1]
+    assert ("sha256:" in lines[1]) == (name == "ls")
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("store", "ls"), ("store", "verify")], ids=" ".join)
+async def test_output_that_can_not_be_written(store: ImageStore, arguments: tuple[object, ...]) -> None:
+    """Output to nobody is quietly 141, to a full disk a line and 1, and none is wanted where it is closed."""
+    steps = 2 if "verify" in arguments else 0
+    if "store" in arguments:
+        await put_image(store, "example.org/a:1", 1)
+        arguments = (*arguments, "--store", store.path)
+    unread = await without_a_reader(*arguments)
+    with open("/dev/full", "wb") as full:  # noqa: ASYNC230
+        async with started(*arguments, stdout=full.fileno()) as process:
+            unwritten = await ended(process)
+    line = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "aioruntime", *map(str, arguments)]
+    closed = await in_thread(partial(subprocess.run, line, cwd=ROOT, stderr=subprocess.PIPE, check=False))
+
+    assert (unread.status, unread.stderr.count("\n")) == (141, steps), unread.stderr
+    assert (unwritten.status, unwritten.stderr.count("\n")) == (1, steps + 1), unwritten.stderr
+    last = "aioruntime: the output can't be written: No space left on device"
+    assert unwritten.stderr.splitlines()[-1] == last
+    assert (closed.returncode, len(closed.stderr.splitlines())) == (0, steps), closed.stderr
 
 
 @pytest.mark.parametrize(
