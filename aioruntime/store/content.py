@@ -301,7 +301,7 @@ class ContentStore:
         Raises:
             StoreError: a blob can't be put aside (all others were); or the directory is no store.
         """
-        await self._threads.run(self._layout.is_there)
+        await self._threads.run(self._layout.refuse_foreign)
         return await damaged_blobs(self._layout, self._threads, progress or NoopProgress(), repair=repair)
 
     async def discard_damaged(self, digest: ImageDigest) -> bool:

@@ -164,7 +164,7 @@ class Layout:
         directories = (self.root / "blobs", self.root / "ingest", self.root / "aioruntime")
         if all(files.lookup(path) for path in (self.version, *directories)):
             return True
-        self._refuse_foreign()
+        self.refuse_foreign()
         files.make_root(self.root)
         for path in directories:
             files.make_directory(path)
@@ -204,7 +204,8 @@ class Layout:
             )
         return False
 
-    def _refuse_foreign(self) -> None:
+    def refuse_foreign(self) -> None:
+        """Raise StoreError if the directory has other things in it; harmless if it is not there."""
         there = set(files.names_in(self.root))
         # Our directories are made before anything else, by whichever process; a disk's root has its own.
         foreign = {name for name in there if not name.startswith(".")} - {"blobs", "ingest", "lost+found"}

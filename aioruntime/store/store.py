@@ -129,7 +129,7 @@ class ImageStore(ContentStore):
         return await self._threads.run(lambda: usage_of(self._look(), free=files.free_bytes(self.path)))
 
     def _look(self, *, whole: bool = False) -> Survey:
-        self._layout.is_there()
+        self._layout.refuse_foreign()
         return survey(self._layout, whole=whole)
 
     async def pin(self, image: OciRef | str) -> None:
@@ -160,7 +160,7 @@ class ImageStore(ContentStore):
             return change(named, self._names_of(named, image))
 
         def look() -> None:
-            self._layout.is_there()
+            self._layout.refuse_foreign()
             changed(read_names(self._layout))
 
         await self._threads.run(look)  # no store is made to find nothing
