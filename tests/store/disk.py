@@ -50,6 +50,9 @@ class _Undo:
 
     directory: str
     undo: Callable[[], None]
+    # Where a file was that got another name, and what a power cut does once it is durable that it is not there.
+    left: str = ""
+    lose: Callable[[], None] | None = None
 
 
 @dataclass
@@ -166,6 +169,9 @@ class Machine:
         if stat.S_ISDIR(os.fstat(fd).st_mode):
             path = os.readlink(f"/proc/self/fd/{fd}")
             self._names = [change for change in self._names if change.directory != path]
+            for change in self._names:
+                if change.left == path and change.lose is not None:
+                    change.undo = change.lose
         elif _identity(fd) not in self._lost:
             self._content.pop(_identity(fd), None)
 
@@ -182,7 +188,12 @@ class Machine:
             if saved is not None:
                 os.rename(saved, new)
 
-        self._named(new, undo)
+        def lose() -> None:
+            new.unlink(missing_ok=True)
+            if saved is not None:
+                os.rename(saved, new)
+
+        self._names.append(_Undo(str(new.parent), undo, str(old.parent), lose))
 
     def _unlink(self, path: Path) -> None:
         saved = self._keep(path)

@@ -54,6 +54,7 @@ class State:
         stamps: images with a time of their last use.
         held: digests being written.
         leases: what is in use, and by which process.
+        garbled: whether `index.json` is not whole.
     """
 
     blobs: Mapping[ImageDigest, bytes] = field(default_factory=dict)
@@ -67,6 +68,7 @@ class State:
     stamps: frozenset[ImageDigest] = frozenset()
     held: frozenset[ImageDigest] = frozenset()
     leases: tuple[tuple[str, tuple[ImageDigest, ...]], ...] = ()
+    garbled: bool = False
 
     @property
     def named(self) -> dict[str, ImageDigest]:
@@ -130,7 +132,13 @@ class State:
 
     def named_blobs(self) -> set[ImageDigest]:
         """The blobs that named images have, and that are here."""
-        return set().union(*(self.tree(root) for root in self.named.values())) & self.blobs.keys()
+        trees = map(self.tree, self.named.values())
+        return set().union(*trees, self.strays()) & self.blobs.keys()
+
+    def strays(self) -> set[ImageDigest]:
+        """The blobs of what the index has under a name that means another image to us."""
+        others = set(self.index.values()).difference(self.named.values())
+        return set().union(*map(self.tree, others))
 
     def renamed(self, named: Mapping[str, ImageDigest], pins: frozenset[str]) -> State:
         """Other names: ours are recorded, those of others stay where they are, all are in the index."""
@@ -141,7 +149,7 @@ class State:
             if name in self.record or name in pins or before.get(name) != digest
         }
         others = {name: digest for name, digest in self.index.items() if name in named}
-        return replace(self, record=ours, index={**others, **ours}, pins=pins, meant=self.meaning(ours))
+        return replace(self, record=ours, index={**others, **ours}, pins=pins, meant=self.meaning(ours), garbled=False)
 
     def meaning(self, ours: Mapping[str, ImageDigest]) -> dict[str, frozenset[ImageDigest]]:
         last = [*self.named.items(), *self.record.items()]
@@ -154,10 +162,11 @@ class State:
 
 def observe(root: Path, model: State) -> State:
     """Read from the disk what lies in a store, all but what only its users know."""
+    index = _text(root / "index.json")
     try:
-        entries = json.loads(_text(root / "index.json"))["manifests"]
+        entries, garbled = json.loads(index)["manifests"] if index else [], False
     except ValueError:
-        entries = []  # another tool wrote half of it
+        entries, garbled = [], True  # another tool wrote half of it
     try:
         record = json.loads(_text(root / "aioruntime/images.json") or "{}")
     except ValueError:
@@ -176,6 +185,7 @@ def observe(root: Path, model: State) -> State:
         stamps=frozenset(_files(root / "aioruntime/used", "sha256-")),
         held=model.held,
         leases=model.leases,
+        garbled=garbled,
     )
 
 

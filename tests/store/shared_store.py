@@ -446,7 +446,7 @@ class SharedStore(RuleBasedStateMachine):
         """Learn what a power cut can't bring back any more, now that a use has succeeded, or still can."""
         if isinstance(result, type) or result == "present":
             return
-        if isinstance(use, Put | Ingest | SetName):
+        if isinstance(use, Put | SetName) or (isinstance(use, Ingest) and result[0] == "committed"):
             self.was["blobs"].clear()
         elif isinstance(use, Remove | Prune):
             self.was["blobs"].append(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from concurrent.futures import ProcessPoolExecutor
@@ -53,6 +54,7 @@ def check(examples: int) -> None:
 
 def check_part(examples: int, chosen: str) -> None:
     make_small(pytest.MonkeyPatch())
+    logging.disable()  # of a list of names that another tool wrote half of, thousands of times
     only_search = os.environ.get("AIORUNTIME_TEST_SHRINK") == "0"
     run_machine(
         seed(chosen)(SharedStore),

@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from aioruntime.errors import DigestMismatch, InvalidSpec, LayersMissing, NotStored, SizeMismatch, StoreFull
+from aioruntime.errors import (
+    DigestMismatch,
+    InvalidSpec,
+    LayersMissing,
+    NotStored,
+    SizeMismatch,
+    StoreError,
+    StoreFull,
+)
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import Descriptor
 from aioruntime.store import files
@@ -162,7 +170,7 @@ class SetName(Use):
 
     def expect(self, state: State) -> Outcome:
         if len(state.blobs.get(self.digest, b"")) != len(CONTENT[self.digest]):
-            return LayersMissing, state
+            return LayersMissing, replace(state, garbled=False)
         after = state.renamed({**state.named, self.name: self.digest}, state.pins)
         # Also what another tool gave that name is ours from now on.
         record = {**after.record, self.name: self.digest}
@@ -182,7 +190,7 @@ class Pin(Use):
 
     def expect(self, state: State) -> Outcome:
         if self.name not in state.named:
-            return NotStored, state
+            return NotStored, replace(state, garbled=False)
         pins = state.pins | {self.name} if self.pinned else state.pins - {self.name}
         return None, state.renamed(state.named, pins)
 
@@ -197,6 +205,8 @@ class Remove(Use):
         return await store.remove(self.image)
 
     def expect(self, state: State) -> Outcome:
+        if state.garbled:
+            return StoreError, state
         gone = {name for name, digest in state.named.items() if self.image in (name, digest)}
         if not gone:
             return NotStored, state
@@ -209,7 +219,8 @@ def _without(state: State, names: set[str]) -> Outcome:
     left = {name: digest for name, digest in state.named.items() if name not in names}
     after = state.renamed(left, state.pins - names)
     trees = set().union(*(state.tree(state.named[name]) for name in names))
-    gone = trees & state.blobs.keys() - after.named_blobs() - state.leased
+    # What only the index had kept until now goes the next time.
+    gone = trees & state.blobs.keys() - after.named_blobs() - state.strays() - state.leased
     if after.all_unread:
         gone.clear()
     blobs = {digest: data for digest, data in state.blobs.items() if digest not in gone}
@@ -252,6 +263,8 @@ class Prune(Use):
         return set(report.images), set(report.blobs), report.freed_bytes, report.kept_bytes
 
     def expect(self, state: State) -> Outcome:
+        if state.garbled:
+            return StoreError, state
         used = {
             name: self._age(digest)
             for name, digest in state.named.items()
@@ -265,7 +278,7 @@ class Prune(Use):
         _, after = _without(state, images)
         partial = {d: self._age(d) and self._age(d) + 10**9 for d in state.partial if d not in state.leased}
         waste = {d for d, age in partial.items() if age >= _HOUR}
-        loose = state.blobs.keys() - after.named_blobs() - state.leased
+        loose = state.blobs.keys() - after.named_blobs() - state.strays() - state.leased
         if after.all_unread:
             loose.clear()
             used.clear()
