@@ -50,7 +50,7 @@ class _Undo:
 
     directory: str
     undo: Callable[[], None]
-    # Where a file was that got another name, and what a power cut does once it is durable that it is not there.
+    # Where a file was that got another name; and what a power cut does once it is durable that it left.
     left: str = ""
     lose: Callable[[], None] | None = None
 

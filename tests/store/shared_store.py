@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 # In memory where that can be: nothing has to outlast the test, and a disk would make it wait.
-_DISK = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+DISK = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 # The processes. The second does what is done in the middle of what the first does.
 ONE, OTHER = "one", "other"
 
@@ -125,9 +125,11 @@ class Process:
 class SharedStore(RuleBasedStateMachine):
     """A store that two processes and another tool use."""
 
+    place: str | None = DISK
+
     def __init__(self) -> None:
         super().__init__()
-        self.directory = Path(tempfile.mkdtemp(prefix="model", dir=_DISK))
+        self.directory = Path(tempfile.mkdtemp(prefix="model", dir=self.place))
         (self.directory / "attic").mkdir()
         self.root = self.directory / "store"
         self.machine = Machine(self.directory / "attic")
