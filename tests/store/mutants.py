@@ -7,6 +7,7 @@ __all__ = ("MUTANTS", "Mutant")
 from dataclasses import dataclass
 
 MODEL = "tests/store/test_model.py::test_a_shared_store"
+UNDONE = "tests/store/test_model.py::test_what_another_left_undone"
 COLLECTED = "tests/store/test_model.py::test_begun_while_others_collect"
 
 
@@ -21,7 +22,7 @@ class Mutant:
         new: the text in its place.
         found_by: tests of which one has to fail.
         hangs: whether a test shows it by never ending.
-        soon: whether few examples of the model find it, or a test that is quick.
+        quick: tests of which one has to fail, too, and that take seconds.
     """
 
     name: str
@@ -30,7 +31,7 @@ class Mutant:
     new: str
     found_by: tuple[str, ...] = (MODEL,)
     hangs: bool = False
-    soon: bool = False
+    quick: tuple[str, ...] = ()
 
 
 MUTANTS = (
@@ -39,25 +40,29 @@ MUTANTS = (
         "After a power cut a blob has its name, and zeros.",
         "            os.fsync(self._fd)\n",
         "            pass\n",
+        quick=(UNDONE,),
     ),
     Mutant(
         "fsync-of-directory",
         "After a power cut a blob or a name is gone that was said to be on the disk.",
         "        os.fsync(fd)\n",
         "        pass\n",
+        quick=(UNDONE,),
     ),
     Mutant(
         "fsync-of-a-blob's-directory",
         "After a power cut a blob is gone that was said to be on the disk.",
         "            with files.synced(self._blob.parent):\n",
         "            with suppress():\n",
+        quick=("tests/store/test_ingest.py::test_commit_is_durable_in_order",),
     ),
     Mutant(
         "fsync-before-naming",
         "A name outlasts a power cut, its blob does not: the writer died before it was durable.",
         "        files.sync_directory(self._layout.blob(digest).parent)\n",
         "",
-        ("tests/store/test_model.py::test_what_another_left_undone",),
+        (UNDONE,),
+        quick=(UNDONE,),
     ),
     Mutant(
         "fsync-tried-once",
@@ -65,6 +70,8 @@ MUTANTS = (
         "        except BaseException:\n            # Linux",
         "        except StoreError:\n            file.sync(self.length)\n"
         "        except BaseException:\n            # Linux",
+        ("tests/store/test_model.py::test_what_the_disk_did_not_take",),
+        quick=("tests/store/test_model.py::test_what_the_disk_did_not_take",),
     ),
     Mutant(
         "rename-of-documents",
@@ -75,58 +82,69 @@ MUTANTS = (
         "                target.write_at(0, data, 0)\n"
         "                target.sync()\n"
         "            file.unlink()\n",
+        quick=("tests/store/test_model.py::test_removed_after_it_was_half_renamed",),
     ),
     Mutant(
         "rename-of-blobs",
         "Who dies while a blob is copied into place leaves half of it under its name.",
-        "            file.rename(self._blob)\n",
-        "            with files.open_existing(self._blob) or files.create(self._blob) as new:\n"
-        "                new.truncate(0)\n"
-        "                new.write_at(0, file.read_at(0, self.length), 0)\n"
-        "                new.sync()\n"
-        "            file.unlink()\n",
+        "                file.rename(self._blob)\n",
+        "                with files.open_existing(self._blob) or files.create(self._blob) as new:\n"
+        "                    new.truncate(0)\n"
+        "                    new.write_at(0, file.read_at(0, self.length), 0)\n"
+        "                    new.sync()\n"
+        "                file.unlink()\n",
+        quick=("tests/store/test_ingest.py::test_commit_is_durable_in_order",),
     ),
     Mutant(
         "lock",
         "Two write one blob, or one list of names, at the same time.",
         "            self._locked = filelock.lock_descriptor(self._fd, blocking=False)\n",
         "            self._locked = True\n",
+        quick=(MODEL,),
     ),
     Mutant(
         "same-file-once-locked",
         "The lock is on a file that the last holder removed; the next one locks another, and both write.",
         "        return found is not None and found.same_file(self.status())\n",
         "        return self._locked\n",
+        quick=(MODEL,),
     ),
     Mutant(
         "hash-at-commit",
         "A registry's wrong bytes become a blob.",
         "        if actual != self.digest:\n            self.drop()\n",
         "        if False:\n            self.drop()\n",
+        quick=("tests/store/test_ingest.py::test_wrong_bytes_are_refused",),
     ),
     Mutant(
         "hash-of-what-was-kept",
         "What the disk did to a partial blob becomes a part of a blob that was said to be checked.",
         "        if actual != self.digest:\n            self.drop()\n",
         "        if actual != self.digest and not self._found:\n            self.drop()\n",
+        ("tests/store/test_ingest.py::test_altered_partial_is_caught_at_commit",),
+        quick=("tests/store/test_ingest.py::test_altered_partial_is_caught_at_commit",),
     ),
     Mutant(
         "size-at-commit",
         "What came so far is thrown away as wrong, instead of kept.",
         "        if self.size is not None and self.length != self.size:\n",
         "        if False:\n",
+        quick=("tests/store/test_ingest.py::test_short_blob_is_not_committed",),
     ),
     Mutant(
         "size-of-what-is-there",
         "A blob that was cut short passes for the whole one.",
         "found.regular and self.size in (None, found.size)\n",
         "found.regular\n",
+        quick=("tests/store/test_ingest.py::test_shortened_blob_is_written_again",),
     ),
     Mutant(
         "leases-before-unlinking",
         "A blob goes that somebody began to use since it was decided.",
         " and digest not in busy",
         "",
+        ("tests/store/test_prune.py::test_used_between_plan_and_removal",),
+        quick=("tests/store/test_prune.py::test_used_between_plan_and_removal",),
     ),
     Mutant(
         "names-before-unlinking",
@@ -134,12 +152,14 @@ MUTANTS = (
         "if digest not in needed and ",
         "if ",
         (COLLECTED,),
+        quick=("tests/store/test_prune.py::test_used_between_plan_and_removal",),
     ),
     Mutant(
         "leases-of-the-living",
         "Leases count for nothing, and what is in use goes.",
         "        with file:\n            if file.try_lock():\n",
         "        with file:\n            if True:\n",
+        quick=("tests/store/test_prune.py::test_what_is_in_use_stays",),
     ),
     Mutant(
         "leases-of-the-dead",
@@ -147,12 +167,14 @@ MUTANTS = (
         "        with file:\n            if file.try_lock():\n",
         "        with file:\n            if False:\n",
         ("tests/store/test_prune.py",),
+        quick=("tests/store/test_prune.py",),
     ),
     Mutant(
         "pins",
         "A pinned image is collected.",
         "if not image.pinned and ",
         "if ",
+        quick=("tests/store/test_prune.py::test_pinned_stays",),
     ),
     Mutant(
         "pins-since-the-plan",
@@ -160,6 +182,7 @@ MUTANTS = (
         "        kept = named.pinned if self._plan.forced else named.pinned | leased(self._layout)\n",
         "        kept = frozenset() if self._plan.forced else leased(self._layout)\n",
         (COLLECTED,),
+        quick=(COLLECTED,),
     ),
     Mutant(
         "names-go-first",
@@ -167,24 +190,28 @@ MUTANTS = (
         "    try:\n        await threads.poll(work.drop_names, what, layout.lock_file)\n    except",
         "    try:\n        await drop(work.drop_named_blobs, plan.blobs)\n"
         "        await threads.poll(work.drop_names, what, layout.lock_file)\n    except",
+        quick=(MODEL,),
     ),
     Mutant(
         "record-of-names",
         "Another tool's lost update takes our names with it.",
         "        files.replace(layout.images, msgspec.json.encode(new, enc_hook=str))\n",
         "        pass\n",
+        quick=("tests/store/test_names.py::test_lost_updates_come_back",),
     ),
     Mutant(
         "index-for-other-tools",
         "Other tools do not see our names.",
         "        if changed == raw or files.replace(layout.index, changed, over=seen):\n",
         "        if True:\n",
+        quick=("tests/store/test_names.py::test_index_removed",),
     ),
     Mutant(
         "names-of-others-kept",
         "What another tool named is lost when we name something.",
         "            entries.append(old)\n",
         "            pass\n",
+        quick=("tests/store/test_documents.py::test_foreign_index_members_are_kept",),
     ),
     Mutant(
         "full-disk-told",
@@ -194,6 +221,7 @@ MUTANTS = (
         "                        done += os.pwrite(self._fd, rest, offset + done)\n"
         "                    except OSError:\n"
         "                        break\n",
+        quick=("tests/store/test_disk.py::test_full_disk_is_told_and_resumed",),
     ),
     Mutant(
         "truncation-after-a-failed-write",
@@ -201,6 +229,7 @@ MUTANTS = (
         "                file.truncate(self.length)\n",
         "                pass\n",
         ("tests/store/test_disk.py::test_a_piece_that_came_half",),
+        quick=("tests/store/test_disk.py::test_a_piece_that_came_half",),
     ),
     Mutant(
         "links-not-followed",
@@ -208,6 +237,7 @@ MUTANTS = (
         "_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK\n",
         "_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK\n",
         ("tests/store/test_damage.py",),
+        quick=("tests/store/test_damage.py::test_no_file_in_a_blobs_place",),
     ),
     Mutant(
         "fifos-not-waited-for",
@@ -223,5 +253,6 @@ MUTANTS = (
         "        if self._offset == size:\n            self._check()\n        return data\n",
         "        return data\n",
         ("tests/store/test_damage.py",),
+        quick=("tests/store/test_damage.py::test_stream_of_a_damaged_blob_never_ends_well",),
     ),
 )

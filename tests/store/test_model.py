@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import random
@@ -16,8 +17,9 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from aioruntime.store import blobs, ingest, names, partial, verify
+from tests.store.disk import Trouble
 from tests.store.model import CHILDREN, CONTENT, DIGESTS, IMAGES, NAMES, observe
-from tests.store.shared_store import DISK, OTHER, Inline, SharedStore
+from tests.store.shared_store import DISK, ONE, OTHER, Inline, SharedStore
 from tests.store.uses import Ingest, Lease, Pin, Prune, Put, Remove, SetName, Use
 
 if TYPE_CHECKING:
@@ -132,6 +134,27 @@ def test_what_another_left_undone(undone: Use, promised: Use) -> None:
             assert not kept or not isinstance(promised, Remove) or NAMES[0] not in seen.named
             assert not kept or not isinstance(promised, SetName) or seen.named.get(NAMES[0]) == _IMAGE
             assert not kept or not isinstance(promised, Pin) or NAMES[0] in seen.pins
+        finally:
+            machine.teardown()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("use", [Put(_IMAGE), Ingest(_IMAGE), SetName(NAMES[0], IMAGES[1]), Pin(NAMES[0])])
+def test_what_the_disk_did_not_take(use: Use, number: int) -> None:
+    """T8: wherever the disk fails us, what we are told is on it is, at once or when it is tried again."""
+    for at in range(1, 25):
+        machine = SharedStore()
+        try:
+            machine.begin(IMAGES[:2])
+            if isinstance(use, Put | Ingest):
+                machine.do(ONE, Remove(NAMES[0]))
+            machine.settle()
+            expected = machine.expected(use, ONE)[1]
+            if isinstance(machine.outcome(use, ONE, Trouble(at, number)), type):
+                assert not isinstance(machine.outcome(use, ONE), type)
+            machine.lose_power(None)
+            seen = observe(machine.root, machine.state)
+            assert (seen.blobs, seen.named, seen.pins) == (expected.blobs, expected.named, expected.pins)
         finally:
             machine.teardown()
 

@@ -209,6 +209,7 @@ async def test_pinned_stays(store: ImageStore) -> None:
     await store.set_reference("a", other)
     last_used(store, other, LONG_AGO)
 
+    assert (await store.prune(older_than=MONTH, dry_run=True)).images == ("b",)
     assert (await store.prune(older_than=MONTH, max_bytes=0)).images == ("b",)
     with pytest.raises(InvalidSpec, match="a is pinned"):
         await store.remove("a")
