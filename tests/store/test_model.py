@@ -97,6 +97,12 @@ def test_a_shared_store() -> None:
     check(EXAMPLES, limit=600)
 
 
+def test_a_run_that_hangs() -> None:
+    """T8: a run of the model that does not end is stopped and told, with its seed."""
+    with pytest.raises(pytest.fail.Exception, match=f"seed {SEED} are not done"):
+        check(10**6, limit=0.1)
+
+
 @pytest.mark.full
 @pytest.mark.timeout(7200)
 def test_a_shared_store_for_long() -> None:
@@ -141,7 +147,7 @@ def test_what_another_left_undone(undone: Use, promised: Use) -> None:
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("use", [Put(_IMAGE), Ingest(_IMAGE), SetName(NAMES[0], IMAGES[1]), Pin(NAMES[0])])
 def test_what_the_disk_did_not_take(use: Use, number: int) -> None:
-    """T8: wherever the disk fails us, what we are told is on it is, at once or when it is tried again."""
+    """L4, T8: wherever the disk fails us, what we are told is on it is, at once or when it is tried again."""
     for at in range(1, 25):
         machine = SharedStore()
         try:

@@ -124,15 +124,16 @@ async def survivors(
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_planted_bug_fits(mutant: Mutant) -> None:
     """T8: each bug can be planted at one place, and the tests that have to find it exist."""
-    [path] = places(ROOT, mutant)
+    [module] = places(ROOT, mutant)
     assert mutant.old != mutant.new
-    compile(path.read_text().replace(mutant.old, mutant.new), path, "exec")
+    compile(module.read_text().replace(mutant.old, mutant.new), module, "exec")
     for test in (*mutant.found_by, *mutant.quick):
         path, _, name = test.partition("::")
         assert f"def {name or 'test_'}" in (ROOT / path).read_text()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 async def test_planted_bugs_are_found_soon(tmp_path: Path) -> None:
     """T8: bugs that harm whoever uses the store are found by what runs every time."""
     assert not await survivors(tmp_path, (mutant for mutant in MUTANTS if mutant.quick), 300, quick=True)
