@@ -143,21 +143,17 @@ def change_names(layout: Layout, change: Callable[[Named], Named], *, mend: bool
     with lock:
         if not mend:
             read_names(layout, whole=True)
-        record = _record(layout)
-        if record is None:
-            layout.put_aside(layout.images)
-            record = _Record()
-        raw = _index(layout)
-        if raw is None:
-            layout.put_aside(layout.index)
-            raw = index.EMPTY
-        before = _merged(record, raw, layout)
+        record, raw = _record(layout), _index(layout)
+        before = _merged(record or _Record(), index.EMPTY if raw is None else raw, layout)
         # Entries that others hide would not outlast that their names are ours.
         adopting = not before.others and files.lookup(layout.images) is None
         after = change(before)
         if not lock.in_place():
             return None  # somebody removed it, and others may have changed names since
-        _write(layout, record, before, after, adopting=adopting)
+        for found, path in ((record, layout.images), (raw, layout.index)):
+            if found is None:
+                layout.put_aside(path)
+        _write(layout, record or _Record(), before, after, adopting=adopting)
     return after
 
 

@@ -54,7 +54,7 @@ class State:
         stamps: images with a time of their last use.
         held: digests being written.
         leases: what is in use, and by which process.
-        garbled: whether `index.json` is not whole.
+        garbled: whether `index.json` is not whole, or gone.
     """
 
     blobs: Mapping[ImageDigest, bytes] = field(default_factory=dict)
@@ -149,7 +149,9 @@ class State:
             if name in self.record or name in pins or before.get(name) != digest
         }
         others = {name: digest for name, digest in self.index.items() if name in named}
-        return replace(self, record=ours, index={**others, **ours}, pins=pins, meant=self.meaning(ours), garbled=False)
+        return replace(
+            self, record=ours, index={**others, **ours}, pins=pins, meant=self.meaning(ours), garbled=False
+        )
 
     def meaning(self, ours: Mapping[str, ImageDigest]) -> dict[str, frozenset[ImageDigest]]:
         last = [*self.named.items(), *self.record.items()]
@@ -164,7 +166,8 @@ def observe(root: Path, model: State) -> State:
     """Read from the disk what lies in a store, all but what only its users know."""
     index = _text(root / "index.json")
     try:
-        entries, garbled = json.loads(index)["manifests"] if index else [], False
+        entries = json.loads(index)["manifests"] if index else []
+        garbled = not index and (root / "oci-layout").exists()
     except ValueError:
         entries, garbled = [], True  # another tool wrote half of it
     try:

@@ -170,7 +170,7 @@ class SetName(Use):
 
     def expect(self, state: State) -> Outcome:
         if len(state.blobs.get(self.digest, b"")) != len(CONTENT[self.digest]):
-            return LayersMissing, replace(state, garbled=False)
+            return LayersMissing, state
         after = state.renamed({**state.named, self.name: self.digest}, state.pins)
         # Also what another tool gave that name is ours from now on.
         record = {**after.record, self.name: self.digest}
@@ -190,7 +190,7 @@ class Pin(Use):
 
     def expect(self, state: State) -> Outcome:
         if self.name not in state.named:
-            return NotStored, replace(state, garbled=False)
+            return NotStored, state
         pins = state.pins | {self.name} if self.pinned else state.pins - {self.name}
         return None, state.renamed(state.named, pins)
 
