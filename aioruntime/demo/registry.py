@@ -38,6 +38,7 @@ _MARKER = "aioruntime-demo/"  # in the user agent of our own requests, which `re
 _KEEPER = """
 work=$1; shift
 "$@" 3>&1 >"$work/access.log" 2>"$work/registry.log" </dev/null & registry=$!
+echo "$registry" >"$work/pid"
 exec >/dev/null
 read -r _
 kill "$registry" 2>/dev/null
@@ -133,11 +134,11 @@ class LocalRegistry:
         """Wait until requests that were answered before this call are in the log, and give them all."""
         marker = f"{_MARKER}{os.urandom(8).hex()}"
         await _ask(self.host, user_agent=marker)
-        with anyio.fail_after(_STOP_SECONDS):
-            while True:
-                if marker in await in_thread(self._read_access_log):
-                    return self.requests()
-                await anyio.sleep(0.005)  # another process's file: nothing to wait on
+        with anyio.fail_after(_START_SECONDS):
+            # Another process's file: nothing to wait on. What it answered before may be logged afterwards.
+            while not await in_thread(self._has_settled, marker):  # noqa: ASYNC110
+                await anyio.sleep(0.005)
+        return self.requests()
 
     async def push(self, layout: Path, name: str, repository: str) -> str:
         """Push an image or an index with all its images, byte for byte.
@@ -216,6 +217,13 @@ class LocalRegistry:
             return self._final_log
         return _read(self._work / "access.log")
 
+    def _has_settled(self, marker: str) -> bool:
+        """Tell whether the marker is logged, and no thread of the registry has anything more to do."""
+        if marker not in self._read_access_log() or self._work is None:
+            return False
+        pid = _read(self._work / "pid").strip()
+        return bool(pid) and all(_asleep(pid) for _ in range(2))  # one may wake another meanwhile
+
     async def _stop(self) -> None:
         process, work = self._process, self._work
         if work is None:
@@ -254,6 +262,15 @@ def _read(path: Path) -> str:
         return path.read_text(errors="replace")
     except FileNotFoundError:
         return ""
+
+
+def _asleep(pid: str) -> bool:
+    """Tell whether all threads of the process wait for something."""
+    try:
+        stats = [_read(task / "stat") for task in Path(f"/proc/{pid}/task").iterdir()]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return all(stat.rpartition(") ")[2][:1] == "S" for stat in stats)
 
 
 async def _ask(host: str, *, user_agent: str) -> bytes:

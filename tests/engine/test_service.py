@@ -119,7 +119,7 @@ async def test_cancelled_right_after_the_spawn(
             pass
 
     for _ in range(30):
-        assert await cancelled_at_its_spawn(monkeypatch, start()) < 2
+        assert await cancelled_at_its_spawn(monkeypatch, start()) < 15  # starting may take 60, ending 20
         assert running_with(str(spool)) == []
         assert os.listdir(spool) == []
 
@@ -138,7 +138,7 @@ async def test_podman_cancelled_right_after_the_spawn(
 
     began = time.monotonic()
     await start()
-    limit = time.monotonic() - began + 2
+    limit = time.monotonic() - began + 15  # starting may take 60, ending 20
     for _ in range(10):
         assert await cancelled_at_its_spawn(monkeypatch, start()) < limit
         assert running_with(str(spool)) == []

@@ -6,8 +6,8 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from base64 import b64encode
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from aioruntime.errors import CredentialsError
 from aioruntime.registry.auth_files import AuthFile, HelperCall, Place, read_auth_file, usual_places
 from aioruntime.registry.credentials import Credentials, Secret
+from tests.support.timing import cpu_seconds
 
 SECONDS_A_FILE = 0.05
 
@@ -302,20 +303,28 @@ def texts(draw: st.DrawFn) -> str:
 @example('{"auths":{"q.io":{"auth":"' + "A" * 900_000 + '"}}}')
 def test_any_text(text: str) -> None:
     """THREATS C12, T16: any text at all is read, or refused with the one error, and within 50 ms."""
-    refusal = "the file: "
-    begun = time.process_time()
+
+    def use() -> None:
+        with suppress(CredentialsError):
+            ask(text)
+
+    assert cpu_seconds(use, enough=SECONDS_A_FILE) <= SECONDS_A_FILE
     try:
-        file = read(text)
-        file.helper_for("q.io")
-        for host in ("q.io", HUB):
-            found = file.credentials(host, "a/b/c")
-            if found is not None:
-                found.basic()
+        ask(text)
     except CredentialsError as exc:
         refusal = str(exc)
-    assert time.process_time() - begun < SECONDS_A_FILE
-    assert refusal.startswith("the file: ")
-    assert len(refusal) < 600
+        assert refusal.startswith("the file: ")
+        assert len(refusal) < 600
+
+
+def ask(text: str) -> None:
+    """Read the text, and all that it tells of two registries."""
+    file = read(text)
+    file.helper_for("q.io")
+    for host in ("q.io", HUB):
+        found = file.credentials(host, "a/b/c")
+        if found is not None:
+            found.basic()
 
 
 @pytest.mark.skipif(not shutil.which("podman"), reason="needs podman")

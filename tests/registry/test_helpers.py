@@ -102,7 +102,7 @@ async def test_helpers_that_fail(tmp_path: Path, body: str, told: str) -> None:
     assert told in str(caught.value)
     assert "`printf %s 'q.io' | docker-credential-mine get`" in str(caught.value)
     assert "canary" not in str(caught.value)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 15  # a helper that hangs has 20
     await assert_settles(before)
 
 

@@ -159,7 +159,7 @@ async def test_a_mirror_that_fails_is_asked_last(
     mirror.on("GET", "/v2/org/tool/manifests/1", Reply(faults=(stalled,)))
     serve_image(server, CONTENTS)
     nobody = f"127.0.0.1:{free_port}"
-    async with client_of(server, nobody, mirror.origin, stall_timeout=0.1) as client:
+    async with client_of(server, nobody, mirror.origin, stall_timeout=0.5) as client:
         found = await client.resolve(image_at(server))
         for _ in range(20):
             assert await read(client, found.reference) == DATA

@@ -535,7 +535,7 @@ async def test_several_at_once_but_not_all(server: ScriptedServer) -> None:
     Taker(server)
     image = Image(*(b"%d" % number for number in range(20)))
 
-    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         task = group.create_task(push(server, image))
         while len([r for r in server.requests if r.method == "POST"]) < 8:
             await stall.reached.wait()

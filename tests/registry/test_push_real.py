@@ -12,6 +12,7 @@ import pytest
 from aioruntime.demo.registry import LocalRegistry
 from aioruntime.oci.reference import OciRef
 from aioruntime.registry.client import RegistryClient
+from aioruntime.tasks import in_thread
 from tests.registry.uploads import Image, InstantClock
 from tests.support.proxy import Fault, TcpProxy
 from tests.support.served_image import digest_of
@@ -42,8 +43,8 @@ async def settled(guarded: Guarded, client: RegistryClient) -> tuple[Request, ..
     """All that was answered before is in the registry's log; give it, without the question that tells so."""
     marker = secrets.token_hex(8)
     await client.exists(OciRef.parse(f"{guarded.host}/marker:{marker}"))
-    async with asyncio.timeout(10):
-        while not any(marker in request.path for request in guarded.registry.requests()):  # noqa: ASYNC110
+    async with asyncio.timeout(60):
+        while not await in_thread(guarded.registry._has_settled, marker):  # noqa: ASYNC110
             await asyncio.sleep(0.005)  # another process's file: nothing to wait on
     return tuple(request for request in guarded.registry.requests() if "/marker/" not in request.path)
 

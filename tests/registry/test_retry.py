@@ -118,7 +118,7 @@ async def test_broken_document(server: ScriptedServer, kind: str, place: str) ->
     server.on("GET", MANIFEST, Reply(body=CONTENTS[MANIFEST], faults=(fault,)), times=1)
     serve_image(server, CONTENTS)
     before = snapshot()
-    async with RegistryClient(stall_timeout=0.05) as client:
+    async with RegistryClient(stall_timeout=0.2 if kind == "stall" else 30) as client:
         assert (await client.resolve(image_at(server))).layers[0].size == len(DATA)
     assert fault.reached.is_set()
     fault.release.set()

@@ -199,7 +199,7 @@ class Session:
 
 def _is_dead(pid: str) -> bool:
     """Tell whether a process is dead; what was killed lets go of its locks a moment before it is."""
-    end = time.monotonic() + 1
+    end = time.monotonic() + 10
     while time.monotonic() < end:
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

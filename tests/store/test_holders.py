@@ -192,8 +192,8 @@ async def test_a_wait_that_is_given_up(tmp_path: Path) -> None:
             begin = time.monotonic()
             with pytest.raises(StoreBusy, match=rf"the store is held by process {pid} \(python"):
                 await threads.poll(attempt, "the store", tmp_path / "lock", give_up=seconds)
-            assert seconds <= time.monotonic() - begin < seconds + 3
+            assert seconds <= time.monotonic() - begin < seconds + 30
         waiting = asyncio.create_task(threads.poll(attempt, "it", tmp_path / "lock", give_up=60))
         assert await asyncio.wait([waiting], timeout=0.05) == (set(), {waiting})
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         assert await waiting

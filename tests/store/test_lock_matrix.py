@@ -46,7 +46,7 @@ class Party:
 
     async def expect(self, contest: str, wanted: str) -> str:
         """Wait for what happens next in a contest, which must be this; repeated messages aside."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             word, text = await self._events[contest].get()
             while word == "told" != wanted:
                 word, text = await self._events[contest].get()
@@ -132,7 +132,7 @@ async def _waits(waiter: Party, contest: str, *said: str) -> None:
     message = await waiter.expect(contest, "told")
     assert all(words in message for words in said), f"{contest}: {message}"
     took: list[float] = []
-    while not took or (took[-1] > _CANCELLED_WITHIN and len(took) < 3):  # not what a busy machine does once
+    while not took or (took[-1] > _CANCELLED_WITHIN and len(took) < 10):  # not what a busy machine does once
         await waiter.do.cancel(contest)
         took.append(float(await waiter.expect(contest, "cancelled")))
         await waiter.do.enter(contest, "waiter")

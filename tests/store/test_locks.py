@@ -189,7 +189,7 @@ async def test_the_lock_of_a_turn_replaced(store: ImageStore) -> None:
     lock = store.path / "aioruntime" / "x.lock"
     async with store.turn("x"):
         lock.unlink()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             second = store.turn("x")
             await second.__aenter__()
     assert files.open_locked(lock) is None
@@ -322,7 +322,7 @@ async def test_no_descriptor_left(store: ImageStore, use: str) -> None:
         except StoreError as exc:
             failed.append(exc)
         assert open_in(store.path) == []
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await work(store)
     assert failed
     assert all("raise the limit of open files (ulimit -n)" in str(exc) for exc in failed)
@@ -358,7 +358,7 @@ async def test_a_wait_cancelled_at_any_await(store: ImageStore, use: str, again_
     async for step in each_step(wait, sample=8, seed=SEED):
         await run_cancelled_at(wait, step, again_after=again_after, may_finish=True)
         assert open_in(store.path) == []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await wait()
     assert await store.verify() == []
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from aioruntime.oci.digest import ImageDigest
 
-SECONDS = 30
+SECONDS = 120
 TEAM = 61000
 # Its processes are forked from one that has imported all that a user, who may not read our files, will need.
 _CONTEXT = multiprocessing.get_context("forkserver")

@@ -55,7 +55,7 @@ def assert_nothing_new(before: Snapshot) -> None:
         raise Leaked("left behind:\n  " + "\n  ".join(found))
 
 
-async def assert_settles(before: Snapshot, seconds: float = 2.0) -> None:
+async def assert_settles(before: Snapshot, seconds: float = 20.0) -> None:
     """As `assert_nothing_new`, but first give transports and tasks that are ending up to `seconds`."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.store.crowd.images import Known
     from tests.store.crowd.roles import Place
 
-_SECONDS = 10.0
+_SECONDS = 60.0
 _OLD = 2 * 3600
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _HUNG = 20  # seconds
-_NEXT_USE = 3  # seconds; it takes a hundredth of one, but the machine may be busy
+_NEXT_USE = 30  # seconds; it takes a hundredth of one, but the machine may be busy
 
 
 @dataclass(frozen=True)
