@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -12,19 +11,17 @@ import pytest
 
 from tests.store.helpers import ROOT
 from tests.support.disks import needs_root
+from tests.support.seeds import seed
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-# Printed when a test fails, and to be given to repeat it.
-SEED = os.environ.get("AIORUNTIME_SEED") or os.urandom(4).hex()
 
 
 async def power_cuts(work: Path, data: str, cuts: int, without: str = "none") -> tuple[int, str]:
     """Run `tests.store.power_cut`; return its status and what it printed."""
     process = await asyncio.create_subprocess_exec(
         *("unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tests.store.power_cut"),
-        *(work, "--data", data, "--cuts", str(cuts), "--seed", SEED, "--without", without),
+        *(work, "--data", data, "--cuts", str(cuts), "--seed", str(seed()), "--without", without),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
