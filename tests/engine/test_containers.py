@@ -143,10 +143,9 @@ async def test_cancelled_attach_leaves_nothing_open(client: EngineClient, image:
         await assert_settles(before_files)
 
 
+@pytest.mark.parametrize("engine", ["podman"], indirect=True)
 async def test_libpod_body(client: EngineClient, image: str) -> None:
     """Podman's own create call takes mounts whose paths Docker's notation can't tell, and our name."""
-    if client.capabilities.kind != "podman":
-        pytest.skip("Podman only")
     body = {
         "image": image,
         "command": ["sh", "-c", "echo $A; pwd"],

@@ -231,15 +231,10 @@ def test_missing_program_names_the_package(monkeypatch: pytest.MonkeyPatch) -> N
         engines.require(engines.Flavor("podman"))
 
 
-def test_ci_demands_every_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the program a test that needs an engine is skipped with the reason, but fails in CI."""
+def test_no_engine_no_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the program a test that needs an engine is skipped with the reason."""
     monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
-    monkeypatch.delenv("CI", raising=False)
     with pytest.raises(pytest.skip.Exception, match="docker is not installed: apt-get install"):
-        next(conftest.started("docker-20.10"))
-
-    monkeypatch.setenv("CI", "true")
-    with pytest.raises(pytest.fail.Exception, match="CI demands every engine: docker is not installed"):
         next(conftest.started("docker-20.10"))
 
 
