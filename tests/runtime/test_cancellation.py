@@ -66,7 +66,17 @@ async def test_ensure_layers(
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("how", "sample"), [("task", None), ("scope", 12)])
+@pytest.mark.parametrize(
+    ("engine", "how", "sample"),
+    [
+        ("docker", "task", None),
+        ("podman", "task", 20),
+        pytest.param("podman", "task", None, marks=pytest.mark.full),
+        ("docker", "scope", 12),
+        ("podman", "scope", 12),
+    ],
+    indirect=["engine"],
+)
 async def test_pull(
     runtime: EngineRuntime,
     engine: Engine,

@@ -18,16 +18,20 @@ if TYPE_CHECKING:
     from tests.support.engines import Engine
 
 SEED = 20
-ROUNDS = 10  # on each engine
+ROUNDS = 6  # on each engine
 RATE = 2 * 2**20  # bytes a second a connection: fetching takes about as long as the kills are spread
 
 PULL = """
 import asyncio, sys
 import aioruntime as ar
 print("imported")
+class Told(ar.NoopProgress):
+    def update(self, message, current=None, total=None):
+        if current:
+            print("fetching")
 async def main(reference, store, url):
     async with ar.connect(url, store=store) as runtime:
-        await runtime.pull(reference)
+        await runtime.pull(reference, Told())
 asyncio.run(main(*sys.argv[1:]))
 """
 
@@ -45,7 +49,9 @@ async def test_a_killed_pull_leaves_a_sound_store(
         for number in range(ROUNDS):
             store = ar.ImageStore(tmp_path / f"store{number}")
             program = killing.Program(PULL, arguments=(str(image), str(store.path), engine.url))
-            outcome = await killer.kill(program, within=2.0, start="imported")
+            # Every second time when the first bytes have come, however long that takes on a busy machine.
+            within, start = (2.0, "imported") if number % 2 else (1.0, "fetching")
+            outcome = await killer.kill(program, within, start=start)
             assert outcome.killed, outcome.note
             assert await store.verify() == [], outcome.note
             cut += len(partials(store)) > 0
@@ -56,7 +62,7 @@ async def test_a_killed_pull_leaves_a_sound_store(
             assert await store.verify() == [], outcome.note
             assert partials(store) == [], outcome.note
 
-    assert cut >= ROUNDS // 5, f"seed {killer.seed}: only {cut} kills fell into a download"
+    assert cut >= ROUNDS // 3, f"seed {killer.seed}: only {cut} kills fell into a download"
     assert await runtime.pull(f"{registry.host}/bcftools:gzip") == digest
     pinned = ar.ImageRef("bcftools", digest)
     run = await runtime.run(ar.RunSpec(pinned, ["bcftools", "--version"], capture_output=True))
