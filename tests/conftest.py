@@ -10,6 +10,7 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from aioruntime.demo.registry import LocalRegistry
 from aioruntime.runtime.connect import connect
@@ -44,7 +45,12 @@ _XDG = ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", 
 
 
 def pytest_configure() -> None:
-    """Give signals their meaning back that a shell's background job, or nohup, has ignored."""
+    """Give signals their meaning back that a shell's background job, or nohup, has ignored.
+
+    And let what is drawn at random take its time: the machine may be busy.
+    """
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL

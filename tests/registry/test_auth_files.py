@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 from base64 import b64encode
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -304,15 +303,16 @@ def texts(draw: st.DrawFn) -> str:
 def test_any_text(text: str) -> None:
     """THREATS C12, T16: any text at all is read, or refused with the one error, and within 50 ms."""
 
+    refusals: list[str] = []
+
     def use() -> None:
-        with suppress(CredentialsError):
+        try:
             ask(text)
+        except CredentialsError as exc:
+            refusals.append(str(exc))
 
     assert cpu_seconds(use, enough=SECONDS_A_FILE) <= SECONDS_A_FILE
-    try:
-        ask(text)
-    except CredentialsError as exc:
-        refusal = str(exc)
+    for refusal in refusals:
         assert refusal.startswith("the file: ")
         assert len(refusal) < 600
 

@@ -71,7 +71,7 @@ async def test_document_stalls(server: ScriptedServer) -> None:
 async def test_document_drips(server: ScriptedServer) -> None:
     """A manifest that comes byte by byte, each in time, is given up too."""
     server.on("GET", PATH, Reply(body=b"x" * 100, drip=(1, 0.05)))
-    async with RegistryClient(stall_timeout=0.1, retries=0) as client:
+    async with RegistryClient(stall_timeout=0.4, retries=0) as client:
         with pytest.raises(RegistryError, match="too little"):
             await client.resolve(image_at(server))
 

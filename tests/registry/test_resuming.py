@@ -143,7 +143,7 @@ async def test_dripping(server: ScriptedServer, drip: str) -> None:
             return Reply(reply.status, reply.headers, reply.body, faults=(Fault("stall", 1),))
 
         server.on("GET", blob_path(), answer)
-    async with RegistryClient(stall_timeout=0.05, retry_budget=0.2) as client:
+    async with RegistryClient(stall_timeout=0.4, retry_budget=0.4) as client:
         with pytest.raises(RegistryError, match="too little") as caught:
             await read(client, server, layer_of())
 
@@ -154,7 +154,7 @@ async def test_dripping_what_is_here(server: ScriptedServer) -> None:
     """THREATS R17: a body of which what is here comes again, a byte now and then, is given up as well."""
     broken = Reply(body=DATA, faults=(Fault("cut", 9000),))
     server.on("GET", blob_path(), broken, Reply(body=DATA, drip=(20, 0.02)))
-    async with RegistryClient(stall_timeout=0.05, retry_budget=0.2) as client:
+    async with RegistryClient(stall_timeout=0.4, retry_budget=0.4) as client:
         with pytest.raises(RegistryError, match="too little of what came before"):
             await read(client, server, layer_of())
 
