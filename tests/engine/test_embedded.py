@@ -109,7 +109,13 @@ async def test_it_does_not_start(
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    ("how", "again_after", "sample"), [("task", None, None), ("task", 1, 12), ("scope", None, 6)]
+    ("how", "again_after", "sample"),
+    [
+        ("task", None, 16),
+        pytest.param("task", None, None, marks=pytest.mark.full),
+        ("task", 1, 12),
+        ("scope", None, 6),
+    ],
 )
 async def test_cancelled_at_each_step(
     podman: Surroundings, tmp_path: Path, how: How, again_after: int | None, sample: int | None

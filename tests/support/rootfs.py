@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tests.support.engines import Engine
 
 
+@cache
 def program_tar(*programs: str) -> bytes:
     """A root file system with the programs under /bin and what they link to."""
     sources: dict[str, Path] = {}
