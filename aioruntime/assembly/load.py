@@ -30,9 +30,10 @@ from aioruntime.assembly.plan import (
     pulls_from_here,
 )
 from aioruntime.engine.images import inspect_image, tag_image
-from aioruntime.errors import AioRuntimeError, ImageNotFound, LayersMissing, StoreError, StoreFull
+from aioruntime.errors import AioRuntimeError, ImageNotFound, LayersMissing, StoreError
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.reference import OciRef
+from aioruntime.store.remedies import tells_damage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -118,9 +119,9 @@ async def assemble(
     assembly = _Assembly(image, store, client, memory, progress)
     try:
         return await assembly.already_there(arrivals) or await assembly.load(layering, arrivals)
-    except (LayersMissing, StoreFull):
-        raise
     except StoreError as exc:
+        if not tells_damage(exc):
+            raise
         damaged = await discard_damaged(store, image.layers)
         if not damaged or refetch is None:
             raise

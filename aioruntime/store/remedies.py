@@ -43,7 +43,9 @@ def tells_damage(exc: StoreError) -> bool:
     """Tell whether *exc*, met when a blob was read, points to damage rather than to us, or to its absence."""
     if isinstance(exc, LayersMissing | StoreFull):
         return False
-    return not isinstance(exc.__cause__, OSError) or exc.__cause__.errno in _DAMAGES
+    # A gzip stream that is none is an OSError too, but not one of the system.
+    number = exc.__cause__.errno if isinstance(exc.__cause__, OSError) else None
+    return number is None or number in _DAMAGES
 
 
 def not_a_file(path: Path) -> StoreError:

@@ -38,17 +38,32 @@ class Threads:
 
     def __init__(self, limit: int = 4) -> None:
         self.limit = limit
-        self._many = anyio.CapacityLimiter(limit)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def _enter(self) -> None:
+        """Make what belongs to the running loop; one after the other may use us, not two at once."""
+        loop = asyncio.get_running_loop()
+        if loop is self._loop:
+            return
+        if self._loop is not None and self._loop.is_running():
+            raise RuntimeError(
+                "this store is in use by the event loop of another thread; give each its own "
+                "ImageStore(path), which may share the directory"
+            )
+        self._loop = loop
+        self._many = anyio.CapacityLimiter(self.limit)
         # Writers of one small file take turns here instead of polling its lock against each other.
         self._one = anyio.CapacityLimiter(1)
         self._urgent = anyio.CapacityLimiter(math.inf)
 
     async def run(self, call: Callable[..., _T], *args: object) -> _T:
         """Make the call in a thread; a cancelled task gets its cancellation once the call has ended."""
+        self._enter()
         return await in_thread(call, *args, limiter=self._many)
 
     async def run_urgent(self, call: Callable[..., _T], *args: object) -> _T:
         """Make a short call that cleans up, without waiting for a turn and however often we are cancelled."""
+        self._enter()
         return await to_completion(in_thread(call, *args, limiter=self._urgent))
 
     async def poll(
@@ -75,6 +90,7 @@ class Threads:
         Raises:
             StoreBusy: it was waited for that long; names who holds it.
         """
+        self._enter()
         pause = _SHORTEST_PAUSE
         tell_at = _WORTH_TELLING
         begin = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from contextlib import contextmanager
@@ -10,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import aioruntime as ar
+from aioruntime.assembly import load
 from aioruntime.assembly.fetch import fetch_layers
 from aioruntime.runtime.connect import connect
+from aioruntime.store import files
+from aioruntime.store.remedies import explained
 from tests.runtime.test_contract import shell
 from tests.store.helpers import blob_path, put_aside
 from tests.store.test_verify import flip
@@ -180,3 +184,30 @@ async def test_assembled_without_a_network(runtime: EngineRuntime, registry: Loc
     await runtime.ensure_layers(image.layers, image=image.reference)
     await runtime.assemble_image(image.reference, image.layers)
     assert (await shell(runtime, image.reference, DATA)).stdout == b"1" * 5000 + b"2" * 7000
+
+
+async def test_no_descriptor_left(
+    engine: Engine, registry: LocalRegistry, store: ar.ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer that can't be opened for want of descriptors is told as that; no layer is suspected."""
+    async with connect(engine.url, store=store) as runtime:
+        image = await filled(runtime, f"{registry.host}/tiny:1")
+        path = blob_path(store, image.layers[0].digest)
+        opened, looked = files.open_regular, []
+
+        def refuse(there: Path) -> files.File | None:
+            if there == path:
+                raise explained(OSError(errno.EMFILE, "Too many open files"), there)
+            return opened(there)
+
+        async def look(*_: object) -> list[ar.ImageDigest]:
+            looked.append("a layer")
+            return []
+
+        monkeypatch.setattr(files, "open_regular", refuse)
+        monkeypatch.setattr(load, "discard_damaged", look)
+        with pytest.raises(ar.StoreError, match="ulimit -n"):
+            await runtime.pull(image.reference)
+        assert looked == []
+        monkeypatch.undo()
+        await runtime.pull(image.reference)

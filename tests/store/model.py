@@ -132,13 +132,7 @@ class State:
 
     def named_blobs(self) -> set[ImageDigest]:
         """The blobs that named images have, and that are here."""
-        trees = map(self.tree, self.named.values())
-        return set().union(*trees, self.strays()) & self.blobs.keys()
-
-    def strays(self) -> set[ImageDigest]:
-        """The blobs of what the index has under a name that means another image to us."""
-        others = set(self.index.values()).difference(self.named.values())
-        return set().union(*map(self.tree, others))
+        return set().union(*(self.tree(root) for root in self.named.values())) & self.blobs.keys()
 
     def renamed(self, named: Mapping[str, ImageDigest], pins: frozenset[str]) -> State:
         """Other names: ours are recorded, those of others stay where they are, all are in the index."""

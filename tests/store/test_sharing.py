@@ -288,3 +288,19 @@ def test_lock_on_a_file_removed_meanwhile_does_not_count(
     assert held is not None
     with held:
         assert files.open_locked(path) is None
+
+
+async def test_two_loops_at_once(store: ImageStore) -> None:
+    """One store object in the loops of two threads at once is refused; one loop after the other is fine."""
+    data, digest = content(100)
+    await save(store, data, digest)
+    with pytest.raises(RuntimeError, match="each its own ImageStore"):
+        await asyncio.to_thread(asyncio.run, store.has(digest))
+    assert await store.has(digest)
+
+
+def test_one_loop_after_the_other(store: ImageStore) -> None:
+    """A store object serves the program's next loop as it served the first."""
+    data, digest = content(100)
+    asyncio.run(save(store, data, digest))
+    assert asyncio.run(store.has(digest))

@@ -219,8 +219,7 @@ def _without(state: State, names: set[str]) -> Outcome:
     left = {name: digest for name, digest in state.named.items() if name not in names}
     after = state.renamed(left, state.pins - names)
     trees = set().union(*(state.tree(state.named[name]) for name in names))
-    # What only the index had kept until now goes the next time.
-    gone = trees & state.blobs.keys() - after.named_blobs() - state.strays() - state.leased
+    gone = trees & state.blobs.keys() - after.named_blobs() - state.leased
     if after.all_unread:
         gone.clear()
     blobs = {digest: data for digest, data in state.blobs.items() if digest not in gone}
@@ -278,7 +277,7 @@ class Prune(Use):
         _, after = _without(state, images)
         partial = {d: self._age(d) and self._age(d) + 10**9 for d in state.partial if d not in state.leased}
         waste = {d for d, age in partial.items() if age >= _HOUR}
-        loose = state.blobs.keys() - after.named_blobs() - state.strays() - state.leased
+        loose = state.blobs.keys() - after.named_blobs() - state.leased
         if after.all_unread:
             loose.clear()
             used.clear()
