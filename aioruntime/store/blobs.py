@@ -7,7 +7,7 @@ __all__ = ("ALGORITHMS", "BlobReader", "holds", "open_blob", "read")
 from typing import TYPE_CHECKING
 
 from aioruntime.errors import DigestMismatch, LayersMissing, SizeMismatch, StoreError
-from aioruntime.store import files
+from aioruntime.store import directories, files
 
 if TYPE_CHECKING:
     from aioruntime.oci.digest import ImageDigest
@@ -68,7 +68,7 @@ class BlobReader:
     """
 
     def __init__(self, layout: Layout, digest: ImageDigest, size: int | None) -> None:
-        self.status: files.Status | None = None
+        self.status: directories.Status | None = None
         self._layout = layout
         self._digest = digest
         self._size = size

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from aioruntime.errors import StoreError, StoreFull, one_line
-from aioruntime.store import files
+from aioruntime.store import directories, files
 from aioruntime.store.lease import leased
 from aioruntime.store.names import change_names, read_names
 from aioruntime.store.prune import UNNAMED_NS
@@ -160,7 +160,7 @@ class _Collection:
         return True
 
     def _unused_since(self, digest: ImageDigest) -> bool:
-        found = files.lookup(self._layout.blob(digest))
+        found = directories.lookup(self._layout.blob(digest))
         return found is not None and found.modified_ns == self._survey.used[digest]
 
     def drop_named_blobs(self, digests: Sequence[ImageDigest]) -> bool | None:
@@ -201,13 +201,13 @@ class _Collection:
         layout = self._layout
         ours, old = layout.images.parent, time.time_ns() - UNNAMED_NS
         for directory in (layout.root, ours, layout.root / "blobs"):
-            for name, found in files.scan(directory):
+            for name, found in directories.scan(directory):
                 half_written = name.startswith(".") and name.endswith(".new")
-                half_made = name.startswith(files.UNFINISHED) and found.modified_ns < old
+                half_made = name.startswith(directories.UNFINISHED) and found.modified_ns < old
                 if half_written or half_made or (directory == ours and name.endswith(".lock")):
                     yield directory / name
         stamps = {layout.used(image.digest).name for image in self._survey.images}
-        for name, found in files.scan(layout.used_files):
+        for name, found in directories.scan(layout.used_files):
             if name not in stamps and found.modified_ns < old:
                 yield layout.used_files / name
 
@@ -231,11 +231,11 @@ class _Collection:
             self._failed.append(exc)
 
     def _drop_file(self, path: Path, size: int) -> None:
-        found = files.lookup(path)
+        found = directories.lookup(path)
         if found is None:
             return
-        if path.name.startswith(files.UNFINISHED):
-            files.remove(path)
+        if path.name.startswith(directories.UNFINISHED):
+            directories.remove(path)
             return
         if not found.regular:
             _log.warning("%s is not a file of the store's; remove it when you have seen what it is", path)
@@ -247,5 +247,5 @@ class _Collection:
                     self._unlink(path, size)
 
     def _unlink(self, path: Path, size: int) -> None:
-        files.unlink(path)
+        directories.unlink(path)
         self._freed += size

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from aioruntime.errors import DigestMismatch, InvalidSpec
 from aioruntime.progress import NoopProgress
-from aioruntime.store import blobs, files
+from aioruntime.store import blobs, directories, files
 from aioruntime.store.ingest import Ingest
 from aioruntime.store.layout import Layout
 from aioruntime.store.lease import Lease
@@ -53,7 +53,7 @@ class ContentStore:
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         if path is not None and not os.fspath(path):
             raise InvalidSpec("the store's path is empty; leave it None for the usual place")
-        self.path = (files.default_root() if path is None else Path(path)).absolute()
+        self.path = (directories.default_root() if path is None else Path(path)).absolute()
         self._layout = Layout(self.path)
         self._threads = Threads()
 
@@ -86,7 +86,7 @@ class ContentStore:
         return await self._threads.run(look)
 
     def _has(self, digest: ImageDigest, size: int | None) -> bool:
-        found = files.lookup(self._layout.blob(digest))
+        found = directories.lookup(self._layout.blob(digest))
         return found is not None and found.regular and size in (None, found.size)
 
     @asynccontextmanager
@@ -323,7 +323,7 @@ class ContentStore:
         """
 
         def look() -> int:
-            found = [(layer.size, files.lookup(self._layout.partial(layer.digest))) for layer in layers]
+            found = [(layer.size, directories.lookup(self._layout.partial(layer.digest))) for layer in layers]
             return sum(max(0, size - (part.size if part and part.regular else 0)) for size, part in found)
 
         return await self._threads.run(look)
@@ -341,7 +341,7 @@ class ContentStore:
 
     async def free_bytes(self) -> int:
         """Return the bytes that can still be written on the disk that holds the store."""
-        return await self._threads.run(files.free_bytes, self.path)
+        return await self._threads.run(directories.free_bytes, self.path)
 
 
 def _digest_of(data: bytes, digest: ImageDigest) -> str:

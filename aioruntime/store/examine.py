@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from aioruntime.errors import InvalidReference, LayersMissing, StoreError
 from aioruntime.oci.digest import ImageDigest
-from aioruntime.store import files
+from aioruntime.store import directories, files
 from aioruntime.store.blobs import BlobReader
 from aioruntime.store.remedies import tells_damage
 
@@ -44,7 +44,7 @@ class Examined(NamedTuple):
 
     size: int
     damaged: ImageDigest | None = None
-    status: files.Status | None = None
+    status: directories.Status | None = None
 
 
 def advance(steps: Iterator[_T]) -> list[_T]:
@@ -68,7 +68,7 @@ def listed(layout: Layout, sizes: dict[str, int]) -> Generator[None]:
     """
     for algorithm, new_hash in _ALGORITHMS.items():
         length = 2 * new_hash().digest_size
-        for name, found in files.scan(layout.blobs(algorithm)):
+        for name, found in directories.scan(layout.blobs(algorithm)):
             if len(name) == length:  # others are such as temporary files of other tools
                 sizes[f"{algorithm}/{name}"] = found.size if found.regular else -1
             yield
@@ -120,7 +120,7 @@ def _examined_closely(layout: Layout, digest: ImageDigest, size: int) -> Generat
         yield Examined(max(0, size))  # removed since it was listed
     except StoreError as exc:
         if tells_damage(exc):
-            yield Examined(max(0, size), digest, reader.status or files.lookup(layout.blob(digest)))
+            yield Examined(max(0, size), digest, reader.status or directories.lookup(layout.blob(digest)))
         elif isinstance(exc.__cause__, OSError) and exc.__cause__.errno in _FORBIDDEN:
             _log.warning("%s", exc)
             yield Examined(max(0, size), digest)
@@ -130,7 +130,7 @@ def _examined_closely(layout: Layout, digest: ImageDigest, size: int) -> Generat
         reader.close()
 
 
-def put_aside(layout: Layout, digest: ImageDigest, seen: files.Status | None) -> bool | None:
+def put_aside(layout: Layout, digest: ImageDigest, seen: directories.Status | None) -> bool | None:
     """Put a blob aside that was found damaged, unless it was replaced since; None if its writer is at work.
 
     Args:
@@ -143,7 +143,7 @@ def put_aside(layout: Layout, digest: ImageDigest, seen: files.Status | None) ->
         return None
     with lock:
         path = layout.blob(digest)
-        same = seen is not None and files.lookup(path) == seen
+        same = seen is not None and directories.lookup(path) == seen
         if same:
             layout.put_aside(path)
         if not lock.status().size:

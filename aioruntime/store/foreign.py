@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from aioruntime.errors import DigestMismatch, LayersMissing, SizeMismatch, StoreError, one_line
-from aioruntime.store import blobs, files, index
+from aioruntime.store import blobs, directories, files, index
 from aioruntime.store.layout import Layout
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class ForeignLayout:
 
     def _is_layout(self) -> bool:
         path = self.root / "oci-layout"
-        found = files.lookup(self.root)
+        found = directories.lookup(self.root)
         raw = None if found is not None and found.regular else self.layout.read(path)
         if raw is None:
             return False
@@ -83,7 +83,7 @@ class ForeignLayout:
     def fault(self, digest: ImageDigest, size: int) -> StoreError:
         """Return the error for a blob that is not there, or not as it should be."""
         path = self.layout.blob(digest)
-        found = files.lookup(path)
+        found = directories.lookup(path)
         if found is None:
             return LayersMissing(
                 f"{self.root} lacks {digest}, a part of the image; {_AGAIN}, whole (skopeo copy --all)",
@@ -111,7 +111,7 @@ class ForeignLayout:
     @property
     def lock_file(self) -> Path:
         """Held by who of us adds to it."""
-        return self.root / f"{files.UNFINISHED}lock"
+        return self.root / f"{directories.UNFINISHED}lock"
 
     def take(self) -> bool | None:
         """Become the only one of us who adds to it, made if it is not there; None if we must wait.
@@ -120,26 +120,26 @@ class ForeignLayout:
             StoreError: something else is in the directory, or it can't be written.
         """
         self._refuse()
-        files.make_root(self.root, 0o777)
+        directories.make_root(self.root, 0o777)
         self._lock = files.open_locked(self.lock_file)
         if self._lock is None:
             return None
-        for name in files.names_in(self.root):  # of an export that was killed
-            if name.startswith(files.UNFINISHED) and self.root / name != self._lock.path:
-                files.remove(self.root / name)
-        files.make_directory(self.root / "blobs")
+        for name in directories.names_in(self.root):  # of an export that was killed
+            if name.startswith(directories.UNFINISHED) and self.root / name != self._lock.path:
+                directories.remove(self.root / name)
+        directories.make(self.root / "blobs")
         if not self._is_layout():
             files.replace(self.root / "oci-layout", msgspec.json.encode(_Version(_VERSION)))
-        if files.lookup(self.layout.index) is None:
+        if directories.lookup(self.layout.index) is None:
             files.replace(self.layout.index, index.EMPTY)
         return True
 
     def _refuse(self) -> None:
-        there = set(files.names_in(self.root))
+        there = set(directories.names_in(self.root))
         if "aioruntime" in there:
             raise StoreError(f"{self.root} is an image store of its own; import the image there instead")
         # What an export that was killed early leaves does not count.
-        others = {name for name in there if not name.startswith(files.UNFINISHED)} - {
+        others = {name for name in there if not name.startswith(directories.UNFINISHED)} - {
             ".oci-layout.new",
             "blobs",
         }
@@ -160,12 +160,12 @@ class ForeignLayout:
 
     def temporary(self, digest: ImageDigest) -> Path:
         """Where a blob is while it is written."""
-        return self.root / f"{files.UNFINISHED}{digest.algorithm}-{digest.hex}"
+        return self.root / f"{directories.UNFINISHED}{digest.algorithm}-{digest.hex}"
 
     def add(self, name: str, descriptor: Descriptor) -> None:
         """Name an image whose blobs are there, in place of what had that name; durable when this returns."""
-        for directory in files.names_in(self.root / "blobs"):
-            files.sync_directory(self.root / "blobs" / directory)
+        for directory in directories.names_in(self.root / "blobs"):
+            directories.sync(self.root / "blobs" / directory)
         raw = self.layout.read(self.layout.index)
         changed = self._understood(raw, {name: descriptor})[1]
         if changed != raw:
@@ -236,11 +236,11 @@ class Placing:
             SizeMismatch: it has another size there.
             StoreError: the layout can't be written.
         """
-        found = files.lookup(self._path)
+        found = directories.lookup(self._path)
         if found is not None and found.regular and found.size == self._size:
             return False
         blob = self._reader.open()
-        files.make_directory(self._path.parent)
+        directories.make(self._path.parent)
         self._file = files.create(self._temporary)
         self._cloned = self._file.clone(blob)
         self._linked = not self._cloned and files.link(blob, self._link, self._file)
@@ -267,11 +267,11 @@ class Placing:
 
     def _finish(self, file: files.File) -> None:
         if self._linked:
-            files.rename(self._link, self._path)
+            directories.rename(self._link, self._path)
         else:
             file.sync(self._size)
             file.protect()
-            files.rename(self._temporary, self._path)
+            directories.rename(self._temporary, self._path)
 
     def close(self) -> None:
         """Close the files, and remove what is not whole; harmless if there is none."""
@@ -279,7 +279,7 @@ class Placing:
         file, self._file = self._file, None
         if file is not None:
             try:
-                files.unlink(self._temporary)
-                files.unlink(self._link)
+                directories.unlink(self._temporary)
+                directories.unlink(self._link)
             finally:
                 file.close()

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aioruntime.errors import StoreError, one_line
-from aioruntime.store import files
+from aioruntime.store import directories, files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aioruntime.store.files import Status
+    from aioruntime.store.directories import Status
 
 _PROC = Path("/proc")
 _UNKNOWN = "another task or process"
@@ -38,7 +38,7 @@ def holder_of(path: Path) -> str:
         Such as "process 4711 (python -m aioruntime), which is stopped", to follow "held by".
     """
     try:
-        status = files.lookup(path)
+        status = directories.lookup(path)
         own, _, _ = _read(_PROC / "self" / "stat").partition(" ")
         if status is None or not own:
             return _UNKNOWN
@@ -73,9 +73,9 @@ def _holds(pid: str, name: str, status: Status) -> bool | None:
     try:
         return any(
             # Quick, and no call to a file system that may hang; the path may be another for that process.
-            files.link_target(opened / number).endswith(name)
+            directories.link_target(opened / number).endswith(name)
             and _lockers(_read(_PROC / pid / "fdinfo" / number), status)
-            for number in files.names_in(opened)
+            for number in directories.names_in(opened)
         )
     except StoreError:
         return None
@@ -84,7 +84,7 @@ def _holds(pid: str, name: str, status: Status) -> bool | None:
 def _processes() -> Iterator[str]:
     """Give the IDs of all processes, children before those who forked them, as long as there is time."""
     end = time.thread_time() + _SEARCH_SECONDS
-    for pid in sorted(map(int, filter(str.isdigit, files.names_in(_PROC))), reverse=True):
+    for pid in sorted(map(int, filter(str.isdigit, directories.names_in(_PROC))), reverse=True):
         if time.thread_time() > end:
             return
         yield str(pid)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aioruntime.errors import InvalidSpec, StoreError, one_line
-from aioruntime.store import files, index
+from aioruntime.store import directories, files, index
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,9 +116,9 @@ class Layout:
     def put_aside(self, path: Path) -> None:
         """Move what is at *path*, of whatever kind, to where `damaged` files are; harmless if it is gone."""
         for directory in (self.damaged.parent, self.damaged):
-            files.make_directory(directory)
-        if files.rename(path, self.damaged / f"{path.name}.{secrets.token_hex(4)}", missing_ok=True):
-            files.sync_directory(path.parent)
+            directories.make(directory)
+        if directories.rename(path, self.damaged / f"{path.name}.{secrets.token_hex(4)}", missing_ok=True):
+            directories.sync(path.parent)
 
     def hold(self, digest: ImageDigest, need: int = 0) -> files.File | None:
         """Become the only one to write, replace or put aside a blob; None if another is it and we must wait.
@@ -137,7 +137,7 @@ class Layout:
 
     def _clear(self, path: Path) -> bool:
         """Put aside what is at *path* if it is no file; False if we must wait."""
-        found = files.lookup(path)
+        found = directories.lookup(path)
         if found is None or found.regular:
             return True
         lock = files.open_locked(self.lock_file)
@@ -145,7 +145,7 @@ class Layout:
             return False
         with lock:
             # Another may have done it meanwhile, and write there by now.
-            found = files.lookup(path)
+            found = directories.lookup(path)
             if found is not None and not found.regular:
                 self.put_aside(path)
         return True
@@ -160,22 +160,22 @@ class Layout:
 
         It is looked for at every write, since whoever tidies up may remove directories that seem empty.
         """
-        files.refuse_trap(self.root)
-        directories = (self.root / "blobs", self.root / "ingest", self.root / "aioruntime")
-        if all(files.lookup(path) for path in (self.version, *directories)):
+        directories.refuse_trap(self.root)
+        places = (self.root / "blobs", self.root / "ingest", self.root / "aioruntime")
+        if all(directories.lookup(path) for path in (self.version, *places)):
             return True
         self.refuse_foreign()
-        files.make_root(self.root)
-        for path in directories:
-            files.make_directory(path)
+        directories.make_root(self.root)
+        for path in places:
+            directories.make(path)
         lock = files.open_locked(self.lock_file)
         if lock is None:
             return False
         with lock:
-            if files.lookup(self.version) is None:
+            if directories.lookup(self.version) is None:
                 # Last, so that lists of names which are not there then were there once, and are lost.
                 for path, empty in ((self.images, b"{}"), (self.index, index.EMPTY)):
-                    if files.lookup(path) is None:
+                    if directories.lookup(path) is None:
                         files.replace(path, empty)
                 files.replace(self.version, _VERSION)
         return True
@@ -183,7 +183,7 @@ class Layout:
     @property
     def read_only(self) -> bool:
         """Whether the store is there but we may only read it: nobody has to be kept from what we do."""
-        return files.read_only(self.root)
+        return directories.read_only(self.root)
 
     def is_there(self) -> bool:
         """Tell whether there is a store; False if its directory is not there, empty, or just being made one.
@@ -193,12 +193,12 @@ class Layout:
         """
         # Made in this order, before anything else but index.json.
         ours = {"blobs", "ingest", "aioruntime", "lost+found"}
-        there = {name for name in files.names_in(self.root) if not name.startswith(".")}
+        there = {name for name in directories.names_in(self.root) if not name.startswith(".")}
         if "oci-layout" in there:
             return True
         if "aioruntime" in there:
             ours.add("index.json")
-        if there - ours or ("aioruntime" not in there and files.names_in(self.root / "blobs")):
+        if there - ours or ("aioruntime" not in there and directories.names_in(self.root / "blobs")):
             raise StoreError(
                 f"{self.root} is no image store, it has no oci-layout; name the directory of one"
             )
@@ -206,7 +206,7 @@ class Layout:
 
     def refuse_foreign(self) -> None:
         """Raise StoreError if the directory has other things in it; harmless if it is not there."""
-        there = set(files.names_in(self.root))
+        there = set(directories.names_in(self.root))
         # Our directories are made before anything else, by whichever process; a disk's root has its own.
         foreign = {name for name in there if not name.startswith(".")} - {"blobs", "ingest", "lost+found"}
         if foreign and there.isdisjoint(("oci-layout", "aioruntime")):

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aioruntime.errors import StoreError
-from aioruntime.store import files
+from aioruntime.store import directories, files
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -52,13 +52,13 @@ class Lease:
             if not self._add("".join(f"{digest}\n" for digest in digests).encode()):
                 return None
             if image is not None:
-                files.make_directory(self._layout.used_files)
+                directories.make(self._layout.used_files)
                 files.touch(self._layout.used(image))
         return True
 
     def _add(self, lines: bytes) -> bool:
         if self._file is None:
-            files.make_directory(self._layout.leases)
+            directories.make(self._layout.leases)
             self._file = files.open_locked(self._path)
         if self._file is None:
             return False
@@ -86,7 +86,7 @@ class Lease:
 def leased(layout: Layout) -> set[str]:
     """Return the digests of all blobs in use, and remove what users left who ended without a word."""
     found: set[str] = set()
-    for name in files.names_in(layout.leases):
+    for name in directories.names_in(layout.leases):
         file = files.open_regular(layout.leases / name)
         if file is None:
             continue

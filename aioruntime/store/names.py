@@ -26,7 +26,7 @@ from aioruntime.errors import StoreError
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import Descriptor, digest_hook
 from aioruntime.oci.reference import OciRef
-from aioruntime.store import files, index
+from aioruntime.store import directories, files, index
 from aioruntime.store.remedies import WRITABLE
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def change_names(layout: Layout, change: Callable[[Named], Named], *, mend: bool
         record, raw = _record(layout), _index(layout)
         before = _merged(record or _Record(), index.EMPTY if raw is None else raw, layout)
         # Entries that others hide would not outlast that their names are ours.
-        adopting = not before.others and files.lookup(layout.images) is None
+        adopting = not before.others and directories.lookup(layout.images) is None
         after = change(before)
         if not lock.in_place():
             return None  # somebody removed it, and others may have changed names since
@@ -167,7 +167,7 @@ def _merged(record: _Record, raw: bytes, layout: Layout) -> Named:
         if theirs.digest == ours.digest:
             continue
         found = None if theirs.digest in record.before.get(name, ()) else layout.blob(theirs.digest)
-        status = found and files.lookup(found)
+        status = found and directories.lookup(found)
         if status and status.regular and status.size == theirs.size:
             images[name] = theirs
         else:
@@ -217,19 +217,19 @@ def _write_record(layout: Layout, old: _Record, new: _Record) -> None:
         files.replace(layout.images, msgspec.json.encode(new, enc_hook=str))
     else:
         # Who wrote it may have died before it was on the disk.
-        files.sync_directory(layout.images.parent)
+        directories.sync(layout.images.parent)
 
 
 def _write_index(layout: Layout, ours: Mapping[str, Descriptor], gone: Collection[str]) -> None:
     # What has no name there gets none.
     named = {name: descriptor for name, descriptor in ours.items() if name != descriptor.digest}
     for _ in range(_LOOKS):
-        seen = files.lookup(layout.index)
+        seen = directories.lookup(layout.index)
         raw = _index(layout) or index.EMPTY
         changed = index.updated(raw, named, gone, str(layout.index))
         if changed == raw and gone:
             # Who took them out may have died before that was on the disk.
-            files.sync_directory(layout.index.parent)
+            directories.sync(layout.index.parent)
         # What another tool writes while we do shall not be lost either.
         if changed == raw or files.replace(layout.index, changed, over=seen):
             break
@@ -254,7 +254,7 @@ def _index(layout: Layout) -> bytes | None:
             time.sleep(_PAUSE)
         raw = layout.read(layout.index)
         if raw is None:
-            return None if files.lookup(layout.version) else index.EMPTY
+            return None if directories.lookup(layout.version) else index.EMPTY
         try:
             index.listed(raw, str(layout.index))
         except index.NotAnIndex as exc:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aioruntime.errors import DigestMismatch, SizeMismatch, StoreError
-from aioruntime.store import blobs, files
+from aioruntime.store import blobs, directories, files
 
 if TYPE_CHECKING:
     from aioruntime.oci.digest import ImageDigest
@@ -82,8 +82,8 @@ class Partial:
         return Claim.HELD
 
     def _begin(self, file: files.File) -> None:
-        files.make_directory(self._blob.parent)
-        found = files.lookup(self._blob)
+        directories.make(self._blob.parent)
+        found = directories.lookup(self._blob)
         if found is not None and not found.regular:
             self._layout.put_aside(self._blob)
         self._found = file.status().size
@@ -94,7 +94,7 @@ class Partial:
 
     def present(self) -> bool:
         """Tell whether the blob is in the store, with the right size if that is known."""
-        found = files.lookup(self._blob)
+        found = directories.lookup(self._blob)
         return found is not None and found.regular and self.size in (None, found.size)
 
     def resume(self) -> None:
@@ -152,7 +152,7 @@ class Partial:
             raise
         named = False
         try:
-            with files.synced(self._blob.parent):
+            with directories.synced(self._blob.parent):
                 file.rename(self._blob)
                 named = True
                 file.protect()
@@ -160,7 +160,7 @@ class Partial:
             if named:
                 # Nor is this tried again; and whoever finds the blob would take its name for durable.
                 with suppress(StoreError):
-                    files.unlink(self._blob)
+                    directories.unlink(self._blob)
             raise
         finally:
             self._file = None
@@ -213,7 +213,7 @@ def put(layout: Layout, digest: ImageDigest, data: bytes) -> bool | None:
     """Store a whole small blob whose hash was checked; None if another writes it and we must wait."""
     if blobs.holds(layout, digest, data):
         # Who wrote it may have died before its name was on the disk.
-        files.sync_directory(layout.blob(digest).parent)
+        directories.sync(layout.blob(digest).parent)
         return True
     partial = Partial(layout, digest, len(data))
     if partial.claim(replace=True) is None:

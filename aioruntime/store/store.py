@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aioruntime.errors import InvalidSpec, LayersMissing, NotStored, StoreError
-from aioruntime.store import files, transfer
+from aioruntime.store import directories, transfer
 from aioruntime.store.collect import collect
 from aioruntime.store.content import ContentStore
 from aioruntime.store.names import Named, change_names, read_names
@@ -97,7 +97,7 @@ class ImageStore(ContentStore):
         if not self._has(digest, descriptor.size):
             raise LayersMissing(f"{name}: {digest} is not in the store; put it there first", digests=[digest])
         # Another process may have made that blob a moment ago; no name may outlast what it names.
-        files.sync_directory(self._layout.blob(digest).parent)
+        directories.sync(self._layout.blob(digest).parent)
         return named.having(name, descriptor)
 
     async def _change_names(self, change: Callable[[Named], Named]) -> None:
@@ -126,7 +126,7 @@ class ImageStore(ContentStore):
         Raises:
             StoreError: the store can't be looked into; the directory is no store.
         """
-        return await self._threads.run(lambda: usage_of(self._look(), free=files.free_bytes(self.path)))
+        return await self._threads.run(lambda: usage_of(self._look(), free=directories.free_bytes(self.path)))
 
     def _look(self, *, whole: bool = False) -> Survey:
         self._layout.refuse_foreign()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aioruntime.errors import InvalidReference
 from aioruntime.oci.digest import ImageDigest
-from aioruntime.store import files
+from aioruntime.store import directories
 from aioruntime.store.blobs import ALGORITHMS
 from aioruntime.store.lease import leased
 from aioruntime.store.names import read_names
@@ -112,7 +112,7 @@ def survey(layout: Layout, *, whole: bool = False) -> Survey:
 
 def last_used(layout: Layout, image: ImageDigest) -> int | None:
     """Return when an image was last used, in nanoseconds since 1970; None if it is gone."""
-    found = files.lookup(layout.used(image)) or files.lookup(layout.blob(image))
+    found = directories.lookup(layout.used(image)) or directories.lookup(layout.blob(image))
     return found.modified_ns if found else None
 
 
@@ -120,7 +120,7 @@ def _blobs(layout: Layout) -> tuple[dict[ImageDigest, int], dict[ImageDigest, in
     """Return size and time of each blob."""
     sizes, used = {}, {}
     for algorithm in ALGORITHMS:
-        for name, status in files.scan(layout.blobs(algorithm)):
+        for name, status in directories.scan(layout.blobs(algorithm)):
             if not status.regular:
                 continue
             try:
@@ -134,6 +134,6 @@ def _blobs(layout: Layout) -> tuple[dict[ImageDigest, int], dict[ImageDigest, in
 def _regular(directory: Path) -> dict[str, Found]:
     return {
         name: Found(status.size, status.modified_ns)
-        for name, status in files.scan(directory)
+        for name, status in directories.scan(directory)
         if status.regular
     }

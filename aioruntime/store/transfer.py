@@ -19,7 +19,7 @@ from aioruntime.oci import media_types
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import Descriptor, Index, decode_document
 from aioruntime.oci.reference import OciRef
-from aioruntime.store import blobs, files
+from aioruntime.store import blobs, directories
 from aioruntime.store.foreign import ForeignLayout, Placing, Reading
 from aioruntime.store.names import change_names, read_names
 from aioruntime.store.tree import read_tree
@@ -53,7 +53,7 @@ async def import_layout(
         _refuse_taken(named, kept, source.root)
         for each, descriptor in images.items():
             # Another process may have made that blob a moment ago; no name may outlast what it names.
-            files.sync_directory(layout.blob(descriptor.digest).parent)
+            directories.sync(layout.blob(descriptor.digest).parent)
             named = named.having(each, descriptor)
         return named
 

@@ -18,7 +18,7 @@ import msgspec
 from aioruntime.errors import DigestMismatch, LayersMissing
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import digest_hook
-from aioruntime.store import blobs, files
+from aioruntime.store import blobs, directories
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -114,11 +114,11 @@ def read_tree(
 
 def put_aside_blobs(layout: Layout) -> set[str]:
     """Return the hashes that what was put aside had as its names."""
-    return {name.partition(".")[0] for name in files.names_in(layout.damaged)}
+    return {name.partition(".")[0] for name in directories.names_in(layout.damaged)}
 
 
 def _size(layout: Layout, digest: ImageDigest) -> int | None:
-    found = files.lookup(layout.blob(digest))
+    found = directories.lookup(layout.blob(digest))
     return found.size if found is not None and found.regular else None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aioruntime.errors import StoreError
-from aioruntime.store import files
+from aioruntime.store import directories, files
 from aioruntime.store.remedies import explained
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 def lacking(root: Path) -> list[str]:
     """Try what the store needs, in a directory that is gone afterwards; tell in words what does not work."""
-    place = next(path for path in (root, *root.parents) if files.lookup(path))
-    if files.read_only(place):
+    place = next(path for path in (root, *root.parents) if directories.lookup(path))
+    if directories.read_only(place):
         return [f"{place} may only be read: what is in the store can be used, nothing can be added"]
     found = []
     try:
-        with tempfile.TemporaryDirectory(dir=place, prefix=files.UNFINISHED) as name:
+        with tempfile.TemporaryDirectory(dir=place, prefix=directories.UNFINISHED) as name:
             for need, (works, consequence) in _NEEDS.items():
                 try:
                     reason = "" if works(Path(name)) else "without effect"
@@ -67,6 +67,6 @@ def _links(directory: Path) -> bool:
 _NEEDS: dict[str, tuple[Callable[[Path], bool], str]] = {
     "locks (flock)": (_excludes, "no store can be kept here"),
     "renaming over an existing file": (_replaces, "no store can be kept here"),
-    "fsync of directories": (files.sync_directory, "a power cut can take what was just stored"),
+    "fsync of directories": (directories.sync, "a power cut can take what was just stored"),
     "hard links": (_links, "exported images are copies, which take room"),
 }

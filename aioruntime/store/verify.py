@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from aioruntime.errors import StoreError
 from aioruntime.progress import finishing
-from aioruntime.store import examine, files
+from aioruntime.store import directories, examine, files
 from aioruntime.store.threads import Threads
 from aioruntime.tasks import task_group
 
@@ -72,7 +72,7 @@ async def discard_damaged(layout: Layout, threads: Threads, digest: ImageDigest)
     return await _put_aside(layout, threads, digest, await _damage(layout, threads, digest))
 
 
-async def _damage(layout: Layout, threads: Threads, digest: ImageDigest) -> files.Status | None:
+async def _damage(layout: Layout, threads: Threads, digest: ImageDigest) -> directories.Status | None:
     """Return the status of a blob that is damaged; None if it is not."""
     names = deque([f"{digest.algorithm}/{digest.hex}"])
     async with aclosing(_slices(threads, examine.examined(layout, names, {}))) as slices:
@@ -83,7 +83,7 @@ async def _damage(layout: Layout, threads: Threads, digest: ImageDigest) -> file
 
 
 async def _put_aside(
-    layout: Layout, threads: Threads, digest: ImageDigest, seen: files.Status | None
+    layout: Layout, threads: Threads, digest: ImageDigest, seen: directories.Status | None
 ) -> bool:
     """Put a damaged blob aside, examined again if it was touched or rewritten since it was seen."""
     while seen is not None:

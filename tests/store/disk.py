@@ -1,7 +1,7 @@
 """A machine whose processes die between two system calls, and whose disk forgets what was not synced.
 
-`Machine` stands in for `os` in `aioruntime.store.files`. It keeps books of what a power cut would undo:
-content written since the file's last fsync, and names changed since the directory's last one.
+`Machine` stands in for `os` in `files` and `directories` of the store. It keeps books of what a power cut
+would undo: content written since the file's last fsync, and names changed since the directory's last one.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from aioruntime.store import files
+from aioruntime.store import directories, files
 from aioruntime.store.store import ImageStore
 from tests.store.layouts import add_image, list_images, names_in
 
@@ -58,7 +58,9 @@ def _killed(store: Path, out: Path, turn: int) -> bool:
     if pid == 0:
         try:
             os.umask(0o077)  # else nothing is linked
-            setattr(files, "os", _Deadly(turn))  # noqa: B010 - mypy knows that a module is no object of ours
+            deadly = _Deadly(turn)
+            for module in (files, directories):
+                setattr(module, "os", deadly)  # noqa: B010 - mypy knows that a module is no object of ours
             asyncio.run(ImageStore(store).export_layout("image", out))
             os._exit(0)
         finally:

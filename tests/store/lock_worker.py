@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aioruntime.errors import StoreError
-from aioruntime.store import files, threads
+from aioruntime.store import directories, files, threads
 from aioruntime.store.store import ImageStore
 from tests.store.helpers import blob_path, content, put_descriptor
 
@@ -97,22 +97,22 @@ async def prepare(root: Path) -> None:
 
 def gated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let those who have no hook of their own stop where they hold the lock; tell waits soon."""
-    lookup, replace = files.lookup, files.replace
+    lookup, replace = directories.lookup, files.replace
 
     def at(path: Path, where: str) -> None:
         wanted, inside = _INSIDE.get(("", lambda: None))
         if where == wanted:
             inside()
 
-    def gated_lookup(path: Path) -> files.Status | None:
+    def gated_lookup(path: Path) -> directories.Status | None:
         at(path, str(path))
         return lookup(path)
 
-    def gated_replace(path: Path, data: bytes, *, over: files.Status | None = None) -> bool:
+    def gated_replace(path: Path, data: bytes, *, over: directories.Status | None = None) -> bool:
         at(path, str(path.parent))
         return replace(path, data, over=over)
 
-    monkeypatch.setattr(files, "lookup", gated_lookup)
+    monkeypatch.setattr(directories, "lookup", gated_lookup)
     monkeypatch.setattr(files, "replace", gated_replace)
     monkeypatch.setattr(threads, "_WORTH_TELLING", 0.05)
     monkeypatch.setattr(threads, "_TOLD_AGAIN", 2)

@@ -52,14 +52,14 @@ MUTANTS = (
     Mutant(
         "fsync-of-a-blob's-directory",
         "After a power cut a blob is gone that was said to be on the disk.",
-        "            with files.synced(self._blob.parent):\n",
+        "            with directories.synced(self._blob.parent):\n",
         "            with suppress():\n",
         quick=("tests/store/test_ingest.py::test_commit_is_durable_in_order",),
     ),
     Mutant(
         "fsync-before-naming",
         "A name outlasts a power cut, its blob does not: the writer died before it was durable.",
-        "        files.sync_directory(self._layout.blob(digest).parent)\n",
+        "        directories.sync(self._layout.blob(digest).parent)\n",
         "",
         (UNDONE,),
         quick=(UNDONE,),

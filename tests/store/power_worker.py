@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aioruntime.oci.documents import Descriptor
-from aioruntime.store import files
+from aioruntime.store import directories, files
 from aioruntime.store.store import ImageStore
 from tests.store.helpers import MANIFEST_TYPE, MIB, content, put_descriptor, save, save_some
 from tests.store.promises import PromiseLog
@@ -120,7 +120,8 @@ class Unsynced:
 
 async def main(path: str, log: str, seed: str, pace: str, fault: str) -> None:
     if fault != "none":
-        setattr(files, "os", Unsynced(fault))  # noqa: B010 - mypy knows that a module is no object of ours
+        for module in (files, directories):
+            setattr(module, "os", Unsynced(fault))  # noqa: B010 - mypy knows that a module is no object of ours
     store, promises = ImageStore(path), PromiseLog(Path(log))
     tasks, idle = PACES[pace]
     async with asyncio.TaskGroup() as group:

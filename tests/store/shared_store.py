@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from aioruntime.errors import AioRuntimeError, DigestMismatch
 from aioruntime.oci.digest import ImageDigest
-from aioruntime.store import files
+from aioruntime.store import directories, files
 from aioruntime.store.store import ImageStore
 from aioruntime.store.threads import Threads
 from tests.store.disk import Died, Machine, Trouble
@@ -136,7 +136,8 @@ class SharedStore(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         # The order in which leases are looked at is that of their names: the same whenever this is repeated.
         tokens = random.Random(0)
-        self.patch.setattr(files, "os", self.machine)
+        for module in (files, directories):
+            self.patch.setattr(module, "os", self.machine)
         self.patch.setattr(secrets, "token_hex", lambda count: tokens.randbytes(count).hex())
         self.processes = {name: self.born(name) for name in (ONE, OTHER)}
         self.state = State()

@@ -52,7 +52,7 @@ async def test_rush(tmp_path: Path, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("seconds", "pause"),
     [
-        pytest.param(20, 0.3, marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
+        pytest.param(45, 0.3, marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
         pytest.param(600, 0.6, marks=[pytest.mark.full, pytest.mark.timeout(1200)]),
     ],
 )

@@ -15,7 +15,7 @@ from tests.store.helpers import MANIFEST_TYPE, layer, put_descriptor, put_image,
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aioruntime.store.files import Status
+    from aioruntime.store.directories import Status
     from aioruntime.store.store import ImageStore
 
 

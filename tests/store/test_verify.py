@@ -15,7 +15,7 @@ import pytest
 from aioruntime.errors import StoreError
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.progress import NoopProgress
-from aioruntime.store import examine, files
+from aioruntime.store import directories, examine
 from aioruntime.store.report import stored_blobs
 from aioruntime.store.store import ImageStore
 from aioruntime.store.survey import Survey
@@ -285,10 +285,14 @@ async def test_the_loop_goes_on(store: ImageStore, monkeypatch: pytest.MonkeyPat
     rng = random.Random(seed(SEED))
     sizes = [(f"{rng.getrandbits(256):064x}", rng.randrange(2 * MIB)) for _ in range(100_000)]
 
-    def scan(path: Path) -> Iterator[tuple[str, files.Status]]:
-        return ((name, files.Status(True, size, 0, 0, 0, 0)) for name, size in sizes if path.name == "sha256")
+    def scan(path: Path) -> Iterator[tuple[str, directories.Status]]:
+        return (
+            (name, directories.Status(True, size, 0, 0, 0, 0))
+            for name, size in sizes
+            if path.name == "sha256"
+        )
 
-    monkeypatch.setattr(files, "scan", scan)
+    monkeypatch.setattr(directories, "scan", scan)
     monkeypatch.setattr(examine, "examined", _seen)
     gc.disable()  # how long it takes depends on what the tests before this one left
     try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import signal
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aioruntime.store import files
+from aioruntime.store import directories, files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,9 +81,9 @@ class Seam:
         self._lock = threading.Lock()
 
     def install(self) -> None:
-        for name in _MODULES:
-            if hasattr(files, name):
-                setattr(files, name, _Module(getattr(files, name), self))
+        for module, name in itertools.product((files, directories), _MODULES):
+            if hasattr(module, name):
+                setattr(module, name, _Module(getattr(module, name), self))
 
     def call(self, name: str, function: Callable[..., Any], arguments: tuple[Any, ...], named: Any) -> Any:
         with self._lock:
