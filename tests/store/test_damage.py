@@ -222,19 +222,6 @@ async def test_no_file_in_a_blobs_place(store: ImageStore, damage: Callable[[Pat
         store.open_blob(digest)
 
 
-async def test_verify_tells_what_it_may_not_read(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A blob that may not be opened is not called damaged: `verify` raises StoreError, and no group of it."""
-    data, digest = content(100)
-    await save(store, data, digest)
-
-    def refuse(path: object, flags: int) -> int:
-        raise PermissionError(13, "Permission denied", path)
-
-    monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(StoreError, match="Permission denied"):
-        await store.verify()
-
-
 async def test_verify_calls_unreadable_sectors_damage(
     store: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
