@@ -105,7 +105,7 @@ class InflatedReader:
         while self.read(CHUNK):
             pass
         assert self._hasher is not None
-        return Inflated(ImageDigest(f"sha256:{self._hasher.hexdigest()}"), self._size)
+        return Inflated(ImageDigest.of_hash(self._hasher), self._size)
 
 
 @contextmanager
@@ -140,7 +140,7 @@ def _digest_of(blob: BinaryIO, layer: ImageDigest) -> str:
     blob.seek(0)
     while chunk := blob.read(CHUNK):
         hasher.update(chunk)
-    return f"{layer.algorithm}:{hasher.hexdigest()}"
+    return ImageDigest.of_hash(hasher)
 
 
 def measure(blob: BinaryIO, layer: LayerSpec) -> Inflated:

@@ -186,7 +186,7 @@ class _MergedLayer:
         for piece in self.pieces():
             hasher.update(piece)
             size += len(piece)
-        self.content = Inflated(ImageDigest(f"sha256:{hasher.hexdigest()}"), size)
+        self.content = Inflated(ImageDigest.of_hash(hasher), size)
 
     def pieces(self) -> Iterator[bytes]:
         """Give its archive in pieces of about 1 MiB."""

@@ -45,7 +45,12 @@ class ImageDigest(str):
     @classmethod
     def of(cls, data: bytes) -> Self:
         """Return the sha256 digest of *data*."""
-        return cls("sha256:" + hashlib.sha256(data).hexdigest())
+        return cls.of_hash(hashlib.sha256(data))
+
+    @classmethod
+    def of_hash(cls, hasher: _Hash) -> Self:
+        """Return the digest of what a hash object was given."""
+        return cls(f"{hasher.name}:{hasher.hexdigest()}")
 
     @property
     def algorithm(self) -> str:
@@ -61,6 +66,10 @@ class ImageDigest(str):
         """Return a new hash object of this digest's algorithm."""
         return hashlib.new(self.algorithm)
 
+    def actual(self, data: bytes) -> ImageDigest:
+        """Return the digest that *data* has by this digest's algorithm."""
+        return self.of_hash(hashlib.new(self.algorithm, data))
+
     def matches(self, data: bytes) -> bool:
         """Tell whether *data* is the content that this digest names."""
-        return hashlib.new(self.algorithm, data).hexdigest() == self.hex
+        return self.actual(data) == self

@@ -54,9 +54,7 @@ def check_digest(raw: bytes, digest: ImageDigest, what: str, host: str) -> None:
         DigestMismatch: it is not.
     """
     if not digest.matches(raw):
-        actual = digest.hasher()
-        actual.update(raw)
-        found = f"{digest.algorithm}:{actual.hexdigest()}"
+        found = digest.actual(raw)
         raise DigestMismatch(
             f"{what}: {host} served a document with digest {found} for {digest}; it was thrown away",
             expected=digest,

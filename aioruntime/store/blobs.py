@@ -4,17 +4,18 @@ from __future__ import annotations
 
 __all__ = ("ALGORITHMS", "BlobReader", "holds", "open_blob", "read")
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from aioruntime.errors import DigestMismatch, LayersMissing, SizeMismatch, StoreError
+from aioruntime.oci.digest import ImageDigest
 from aioruntime.store import directories, files
 
 if TYPE_CHECKING:
-    from aioruntime.oci.digest import ImageDigest
     from aioruntime.store.layout import Layout
 
 _CHUNK = 2**20
-ALGORITHMS = ("sha256", "sha512")
+ALGORITHMS = {"sha256": hashlib.sha256, "sha512": hashlib.sha512}
 
 
 def open_blob(layout: Layout, digest: ImageDigest) -> files.File:
@@ -47,9 +48,7 @@ def read(layout: Layout, digest: ImageDigest, limit: int) -> bytes:
             f"{layout.blob(digest)} has more than {limit} bytes; it is too large to be read whole"
         )
     if not digest.matches(data):
-        hasher = digest.hasher()
-        hasher.update(data)
-        raise _altered(layout, digest, f"{digest.algorithm}:{hasher.hexdigest()}")
+        raise _altered(layout, digest, digest.actual(data))
     return data
 
 
@@ -126,7 +125,7 @@ class BlobReader:
         return self._file, self._size
 
     def _check(self) -> None:
-        actual = f"{self._digest.algorithm}:{self._hash.hexdigest()}"
+        actual = ImageDigest.of_hash(self._hash)
         if actual != self._digest:
             raise _altered(self._layout, self._digest, actual)
 

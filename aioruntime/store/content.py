@@ -131,7 +131,7 @@ class ContentStore:
             StoreFull: the disk is full.
             StoreError: the store can't be written.
         """
-        if (actual := await self._threads.run(_digest_of, data, digest)) != digest:
+        if (actual := await self._threads.run(digest.actual, data)) != digest:
             raise DigestMismatch(
                 f"content given for {digest} is {actual}; nothing was stored", expected=digest, actual=actual
             )
@@ -342,9 +342,3 @@ class ContentStore:
     async def free_bytes(self) -> int:
         """Return the bytes that can still be written on the disk that holds the store."""
         return await self._threads.run(directories.free_bytes, self.path)
-
-
-def _digest_of(data: bytes, digest: ImageDigest) -> str:
-    hasher = digest.hasher()
-    hasher.update(data)
-    return f"{digest.algorithm}:{hasher.hexdigest()}"

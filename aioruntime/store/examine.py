@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ("Examined", "advance", "examined", "largest_first", "listed", "put_aside")
 
 import errno
-import hashlib
 import logging
 import time
 from collections import deque
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from aioruntime.errors import InvalidReference, LayersMissing, StoreError
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.store import directories, files
-from aioruntime.store.blobs import BlobReader
+from aioruntime.store.blobs import ALGORITHMS, BlobReader
 from aioruntime.store.remedies import tells_damage
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _log = logging.getLogger("aioruntime")
-_ALGORITHMS = {"sha256": hashlib.sha256, "sha512": hashlib.sha512}
 # Read and hashed whole. The many small blobs of a store then take three calls of the system each.
 _SMALL = 2**20
 _SLICE_SECONDS = 0.02
@@ -66,7 +64,7 @@ def listed(layout: Layout, sizes: dict[str, int]) -> Generator[None]:
         sizes: gets the list. Texts and numbers in one `dict` do not concern the garbage collector, which
             would hold up all threads to look at 100,000 of anything else.
     """
-    for algorithm, new_hash in _ALGORITHMS.items():
+    for algorithm, new_hash in ALGORITHMS.items():
         length = 2 * new_hash().digest_size
         for name, found in directories.scan(layout.blobs(algorithm)):
             if len(name) == length:  # others are such as temporary files of other tools
@@ -103,7 +101,7 @@ def examined(layout: Layout, names: deque[str], sizes: dict[str, int]) -> Genera
         if 0 <= size <= _SMALL:
             # One byte more, to see that there is none.
             data = files.read_small(blobs + name, size + 1)
-            if data is not None and _ALGORITHMS[algorithm](data).hexdigest() == wanted:
+            if data is not None and ALGORITHMS[algorithm](data).hexdigest() == wanted:
                 yield Examined(size)
                 continue
         with suppress(InvalidReference):  # a name of that length, but no hash

@@ -96,9 +96,8 @@ class ForeignLayout:
                 f"{path} has {found.size} bytes instead of {size}; {_AGAIN}", expected=size, actual=found.size
             )
         with blobs.open_blob(self.layout, digest) as file:
-            hasher = digest.hasher()
-            hasher.update(file.read_at(0, size))
-        return self.altered(digest, f"{digest.algorithm}:{hasher.hexdigest()}")
+            actual = digest.actual(file.read_at(0, size))
+        return self.altered(digest, actual)
 
     def altered(self, digest: ImageDigest, actual: str) -> DigestMismatch:
         """Return the error for a blob that has other content, of the digest *actual*."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _VERSION = b'{"imageLayoutVersion":"1.0.0"}'
 _NOTE_NAME = re.compile(r"[a-z0-9._-]{1,128}", re.ASCII)
-_DOCUMENT_LIMIT = 64 * 2**20
+_LIST_LIMIT = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +255,7 @@ class Layout:
         if file is None:
             return None
         with file:
-            data = file.read_at(0, _DOCUMENT_LIMIT + 1)
-        if len(data) > _DOCUMENT_LIMIT:
-            raise StoreError(f"{path} is larger than {_DOCUMENT_LIMIT} bytes; move it away, it can't be ours")
+            data = file.read_at(0, _LIST_LIMIT + 1)
+        if len(data) > _LIST_LIMIT:
+            raise StoreError(f"{path} is larger than {_LIST_LIMIT} bytes; move it away, it can't be ours")
         return data

@@ -12,10 +12,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aioruntime.errors import DigestMismatch, SizeMismatch, StoreError
+from aioruntime.oci.digest import ImageDigest
 from aioruntime.store import blobs, directories, files
 
 if TYPE_CHECKING:
-    from aioruntime.oci.digest import ImageDigest
     from aioruntime.store.layout import Layout
 
 CHUNK = 2**20
@@ -173,7 +173,7 @@ class Partial:
                 expected=self.size,
                 actual=self.length,
             )
-        actual = f"{self.digest.algorithm}:{self._hash.hexdigest()}"
+        actual = ImageDigest.of_hash(self._hash)
         if actual != self.digest:
             self.drop()
             kept = f" ({self._found} bytes of it from an earlier attempt)" if self._found else ""
