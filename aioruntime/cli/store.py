@@ -126,12 +126,10 @@ def verify(
     """
 
     async def work() -> int:
-        there = await _store(store)
-        damaged = await there.verify(repair=repair, progress=reporter())
-        left = [digest for digest in damaged if not repair or await there.has(digest)]
-        done = f"damaged, {len(damaged) - len(left)} put aside" if repair else "damaged"
+        damaged = await (await _store(store)).verify(repair=repair, progress=reporter())
+        done = "put aside" if repair else "damaged"
         show({"damaged": damaged}, lambda: "\n".join([*damaged, f"{len(damaged)} blobs {done}"]), json=json)
-        return 1 if left else 0
+        return 1 if damaged and not repair else 0
 
     sys.exit(run_command(work()))
 

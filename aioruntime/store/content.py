@@ -295,11 +295,11 @@ class ContentStore:
 
         Returns:
             The damaged blobs, sorted; with *repair*, the store has none of them any more unless another
-            task or process replaced it meanwhile. Those that may not be read are listed too, stay where they
-            are, and the log tells why.
+            task or process replaced it meanwhile.
 
         Raises:
-            StoreError: a blob can't be put aside (all others were); or the directory is no store.
+            StoreError: a blob may not be read, or not be put aside: the message names the damaged ones, all
+                others were examined. Or the directory is no store.
         """
         await self._threads.run(self._layout.refuse_foreign)
         return await damaged_blobs(self._layout, self._threads, progress or NoopProgress(), repair=repair)
@@ -308,10 +308,10 @@ class ContentStore:
         """Put a blob aside if its content is not what its digest names, so that it is fetched again.
 
         Returns:
-            Whether it was damaged and is gone; False if it is sound, not there, or may not be read.
+            Whether it was damaged and is gone; False if it is sound or not there.
 
         Raises:
-            StoreError: it can't be put aside.
+            StoreError: it may not be read, or can't be put aside.
         """
         return await discard_damaged(self._layout, self._threads, digest)
 

@@ -36,13 +36,15 @@ class Examined(NamedTuple):
 
     Args:
         size: bytes that were looked at since the last time.
-        damaged: the blob's digest, if that does not name what was found, or that may not be read.
-        status: of what was found damaged; None if it may not be read.
+        damaged: the blob's digest, if that does not name what was found.
+        status: of what was found damaged.
+        failure: why a blob may not be read.
     """
 
     size: int
     damaged: ImageDigest | None = None
     status: directories.Status | None = None
+    failure: StoreError | None = None
 
 
 def advance(steps: Iterator[_T]) -> list[_T]:
@@ -120,8 +122,7 @@ def _examined_closely(layout: Layout, digest: ImageDigest, size: int) -> Generat
         if tells_damage(exc):
             yield Examined(max(0, size), digest, reader.status or directories.lookup(layout.blob(digest)))
         elif isinstance(exc.__cause__, OSError) and exc.__cause__.errno in _FORBIDDEN:
-            _log.warning("%s", exc)
-            yield Examined(max(0, size), digest)
+            yield Examined(max(0, size), failure=exc)
         else:
             raise
     finally:

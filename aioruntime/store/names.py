@@ -146,7 +146,7 @@ def change_names(layout: Layout, change: Callable[[Named], Named], *, mend: bool
         record, raw = _record(layout), _index(layout)
         before = _merged(record or _Record(), index.EMPTY if raw is None else raw, layout)
         # Entries that others hide would not outlast that their names are ours.
-        adopting = not before.others and directories.lookup(layout.images) is None
+        adopting = not before.others and (record is None or directories.lookup(layout.images) is None)
         after = change(before)
         if not lock.in_place():
             return None  # somebody removed it, and others may have changed names since

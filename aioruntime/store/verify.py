@@ -42,6 +42,8 @@ async def damaged_blobs(
             async for steps in slices:
                 for step in steps:
                     done += step.size
+                    if step.failure:
+                        failed.append(step.failure)
                     if step.damaged:
                         damaged.append(step.damaged)
                         if repair:
@@ -61,8 +63,10 @@ async def damaged_blobs(
             for _ in range(threads.limit):
                 group.start_soon(work, names)
         if failed:
-            failed[0].add_note(f"{len(failed)} of {len(damaged)} damaged blobs could not be put aside")
-            raise failed[0]
+            told = f"{len(failed)} blobs could not be read or put aside, the first: {failed[0]}"
+            if damaged:
+                told += f" (damaged are: {', '.join(sorted(damaged))})"
+            raise StoreError(told) from failed[0]
     progress.finish(f"{len(sizes)} blobs verified, {len(damaged)} damaged")
     return sorted(damaged)
 
@@ -77,6 +81,8 @@ async def _damage(layout: Layout, threads: Threads, digest: ImageDigest) -> dire
     names = deque([f"{digest.algorithm}/{digest.hex}"])
     async with aclosing(_slices(threads, examine.examined(layout, names, {}))) as slices:
         async for steps in slices:
+            if steps[-1].failure:
+                raise steps[-1].failure
             if steps[-1].damaged:
                 return steps[-1].status
     return None

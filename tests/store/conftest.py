@@ -22,9 +22,17 @@ def store(tmp_path: Path) -> Iterator[ImageStore]:
     assert open_in(made.path) == []
 
 
+def _open_now() -> list[str]:
+    while True:
+        try:
+            return os.listdir("/proc/self/fd")
+        except InterruptedError:  # staged
+            continue
+
+
 def open_in(path: Path) -> list[str]:
     found = []
-    for number in os.listdir("/proc/self/fd"):
+    for number in _open_now():
         try:
             target = os.readlink(f"/proc/self/fd/{number}")
         except FileNotFoundError:

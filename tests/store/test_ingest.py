@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -321,8 +322,7 @@ async def test_directories_removed_meanwhile_are_made_again(store: ImageStore) -
     """A tool that tidies away our own directories stops neither the next ingest nor the next note."""
     await save(store, *content(10))
     os.rmdir(store.path / "ingest")
-    os.unlink(store.path / "aioruntime" / "lock")
-    os.rmdir(store.path / "aioruntime")
+    shutil.rmtree(store.path / "aioruntime")
     assert await save(store, *content(11))
     assert await store.update_note("a", lambda _: b"1") == b"1"
 
