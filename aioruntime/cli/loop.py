@@ -60,7 +60,7 @@ def run_command(command: Coroutine[Any, Any, int], failure: int = 1) -> int:
     except AioRuntimeError as exc:
         if isinstance(exc.__cause__, BrokenPipeError):
             return unwritten(exc.__cause__, failure)
-        print(f"aioruntime: {exc}", file=sys.stderr)
+        print(f"aioruntime: {exc}", *getattr(exc, "__notes__", ()), sep="\n", file=sys.stderr)
         return failure
     except asyncio.CancelledError:
         if not received:

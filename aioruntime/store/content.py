@@ -298,8 +298,8 @@ class ContentStore:
             task or process replaced it meanwhile.
 
         Raises:
-            StoreError: a blob may not be read, or not be put aside: the message names the damaged ones, all
-                others were examined. Or the directory is no store.
+            StoreError: a blob may not be read, or not be put aside: a note names the damaged ones, all others
+                were examined. Or the directory is no store.
         """
         await self._threads.run(self._layout.refuse_foreign)
         return await damaged_blobs(self._layout, self._threads, progress or NoopProgress(), repair=repair)

@@ -63,10 +63,9 @@ async def damaged_blobs(
             for _ in range(threads.limit):
                 group.start_soon(work, names)
         if failed:
-            told = f"{len(failed)} blobs could not be read or put aside, the first: {failed[0]}"
-            if damaged:
-                told += f" (damaged are: {', '.join(sorted(damaged))})"
-            raise StoreError(told) from failed[0]
+            told = f"{len(failed)} blobs could not be read or put aside"
+            failed[0].add_note(f"{told}; {len(damaged)} are damaged: {', '.join(sorted(damaged))}")
+            raise failed[0]
     progress.finish(f"{len(sizes)} blobs verified, {len(damaged)} damaged")
     return sorted(damaged)
 

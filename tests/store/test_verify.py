@@ -143,10 +143,9 @@ async def test_one_that_can_not_be_read(
         if number == errno.EIO:
             assert await store.verify(repair=repair) == sorted(digests[:3])
             continue
-        with pytest.raises(StoreError, match="1 blobs could not be read") as told:
+        with pytest.raises(StoreError, match=digests[2].hex) as told:
             await store.verify(repair=repair)
-        assert digests[2].hex in str(told.value)
-        assert ", ".join(sorted(digests[:2])) in str(told.value)
+        assert ", ".join(sorted(digests[:2])) in told.value.__notes__[0]
     assert await store.has(digests[2]) == (number == errno.EACCES)
     assert [await store.has(digest) for digest in digests[:2]] == [False, False]
 
