@@ -116,6 +116,7 @@ async def test_index_removed(store: ImageStore) -> None:
 
     assert list(await store.references()) == ["a"]
     await put_image(store, "b", 2)
+    assert (store.path / "index.json").exists()
     assert listed(store) == ["a", "b"]
 
 
