@@ -112,7 +112,7 @@ class _Collection:
             self._freed,
             kept,
             unclear=tuple(self._unclear),
-            failed=tuple(map(str, self._failed)),
+            failed=tuple(self._failed),
         )
 
     def drop_names(self) -> bool | None:

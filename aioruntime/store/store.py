@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aioruntime.errors import InvalidSpec, LayersMissing, NotStored, StoreError
+from aioruntime.errors import InvalidSpec, LayersMissing, NotStored
 from aioruntime.store import directories, transfer
 from aioruntime.store.collect import collect
 from aioruntime.store.content import ContentStore
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from aioruntime.store.prune import Plan
     from aioruntime.store.survey import Survey
     from aioruntime.store.values import StoredBlob, StoredImage, StoreUsage
-
-# Errors in one message.
-_TOLD = 3
 
 
 class ImageStore(ContentStore):
@@ -194,7 +191,8 @@ class ImageStore(ContentStore):
 
         report = await collect(self._layout, self._threads, *await self._threads.run(look))
         if report.failed:
-            raise StoreError("; ".join(report.failed[:_TOLD]))
+            report.failed[0].add_note(f"{len(report.failed)} files could not be removed")
+            raise report.failed[0]
         return report.freed_bytes
 
     def _names_of(self, named: Named, image: OciRef | str) -> list[str]:

@@ -7,6 +7,7 @@ __all__ = ("PruneReport", "StoreUsage", "StoredBlob", "StoredImage")
 from dataclasses import dataclass
 from datetime import datetime
 
+from aioruntime.errors import StoreError
 from aioruntime.oci.digest import ImageDigest
 
 
@@ -95,7 +96,7 @@ class PruneReport:
         kept_bytes: what the store takes now.
         unclear: names of images whose manifest, or that of a platform, is damaged or gone. Any blob may be
             theirs, so none was removed, and no image to make room: pull or import them again, or remove them.
-        failed: of each file that could not be removed: which, why, and what can be done.
+        failed: for each file that could not be removed, why.
     """
 
     images: tuple[str, ...]
@@ -103,4 +104,4 @@ class PruneReport:
     freed_bytes: int
     kept_bytes: int
     unclear: tuple[str, ...] = ()
-    failed: tuple[str, ...] = ()
+    failed: tuple[StoreError, ...] = ()
