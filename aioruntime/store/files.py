@@ -153,7 +153,7 @@ class File:
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
-        # Data that matters was directories.synced; what close reports late can't be acted on any more.
+        # Data that matters was synced; what close reports late can't be acted on any more.
         with suppress(OSError):
             if self._locked:
                 # A child forked by foreign code may share the lock: closing alone would leave it held.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from aioruntime.errors import InvalidSpec, StoreError
 from aioruntime.store import files, index
 from aioruntime.store.index import REF_NAME
-from tests.store.helpers import MANIFEST_TYPE, layer, put_descriptor, put_image, set_age
+from tests.store.helpers import MANIFEST_TYPE, blob_path, layer, put_descriptor, put_image, set_age
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +65,29 @@ async def test_moved_to_what_is_not_here(store: ImageStore) -> None:
     assert (await store.references())["a"].digest == ours.digest
     assert (await store.prune()).unclear == ()
     assert [entry["digest"] for entry in read_index(store)] == [ours.digest]
+
+
+async def test_moved_to_what_is_cut_short(store: ImageStore) -> None:
+    """L9: nor is what another tool moves a name to taken over while not all of its manifest is there."""
+    ours = await put_image(store, "a", 1)
+    theirs = await put_image(store, "b", 2)
+    moved = json.loads((store.path / "index.json").read_bytes())
+    moved["manifests"] = [moved["manifests"][1] | {"annotations": {REF_NAME: "a"}}]
+    (store.path / "index.json").write_text(json.dumps(moved))
+    os.truncate(blob_path(store, theirs.digest), theirs.size - 1)
+
+    assert (await store.references())["a"].digest == ours.digest
+
+
+async def test_old_meanings_do_not_come_back(store: ImageStore) -> None:
+    """L9: a lost update that brings back what a name meant several times ago counts for nothing."""
+    await put_image(store, "a", 1)
+    old = (store.path / "index.json").read_bytes()
+    for seed in range(2, 7):
+        last = await put_image(store, "a", seed)
+    (store.path / "index.json").write_bytes(old)
+
+    assert (await store.references())["a"].digest == last.digest
 
 
 async def test_a_store_without_a_record(store: ImageStore) -> None:
