@@ -152,6 +152,8 @@ class _Collection:
             if needed is None:
                 return True
             busy = leased(self._layout)
+            if not lock.in_place():
+                return None  # somebody removed it, and others may have it too
             for digest in digests:
                 if digest not in needed and digest not in busy and self._unused_since(digest):
                     with self._going_on():
@@ -217,10 +219,20 @@ class _Collection:
         if lock is None:
             return None
         with lock:
+            busy = leased(self._layout)
+            if not lock.in_place():
+                return None
             for path, size in paths:
-                with self._going_on():
-                    self._drop_file(path, size)
+                digest = path.name.replace("-", ":", 1)
+                if path.parent != self._layout.ingest or (digest not in busy and self._left(path)):
+                    with self._going_on():
+                        self._drop_file(path, size)
         return True
+
+    def _left(self, path: Path) -> bool:
+        """Tell whether a download that was begun has not been gone on with."""
+        found = directories.lookup(path)
+        return found is not None and found.modified_ns == self._survey.partial[path.name].used
 
     @contextmanager
     def _going_on(self) -> Iterator[None]:
@@ -239,6 +251,9 @@ class _Collection:
             return
         if not found.regular:
             _log.warning("%s is not a file of the store's; remove it when you have seen what it is", path)
+            return
+        if path.parent == self._layout.damaged:
+            self._unlink(path, size)  # nobody holds it, and even its owner may only read it
             return
         file = files.open_existing(path)
         if file is not None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
 REF_NAME = "org.opencontainers.image.ref.name"
+# Annotations of ours that only our own record is believed.
+_PRIVATE = "aioruntime."
 EMPTY = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
 
 
@@ -49,7 +51,8 @@ def listed(raw: bytes | None, source: str) -> dict[str, Descriptor]:
 
     Returns:
         Descriptors by name, or by digest where an entry has no name. Of several with one name the first
-        counts, as in other tools.
+        counts, as in other tools. Annotations in our own namespace are left out: whoever wrote the index
+        could claim with them what is not so.
 
     Raises:
         NotAnIndex: *raw* is not an index.
@@ -63,8 +66,16 @@ def listed(raw: bytes | None, source: str) -> dict[str, Descriptor]:
             descriptor = msgspec.json.decode(entry, type=Descriptor, dec_hook=digest_hook)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue  # of a kind that we can't use, such as another hash algorithm
-        found.setdefault(str(descriptor.digest) if name is None else name, descriptor)
+        found.setdefault(str(descriptor.digest) if name is None else name, _public(descriptor))
     return found
+
+
+def _public(descriptor: Descriptor) -> Descriptor:
+    annotations = descriptor.annotations or {}
+    if not any(key.startswith(_PRIVATE) for key in annotations):
+        return descriptor
+    kept = {key: value for key, value in annotations.items() if not key.startswith(_PRIVATE)}
+    return msgspec.structs.replace(descriptor, annotations=kept or None)
 
 
 def digests(raw: bytes | None, source: str) -> list[ImageDigest]:
@@ -101,7 +112,7 @@ def updated(raw: bytes | None, named: Mapping[str, Descriptor], gone: Collection
     entries: list[msgspec.Raw] = []
     for old in _entries(members, source):
         name = _name(old)
-        if (name or _digest(old)) in gone:
+        if (_digest(old) if name is None else name) in gone:
             continue
         if name is None or name not in named:
             entries.append(old)

@@ -4,10 +4,11 @@ Other tools rewrite ``index.json`` as a whole and without a lock, so what was na
 it. Our record keeps what we named; names that only ``index.json`` has are those of other tools, as long as
 there is a record: in a store without one they become ours.
 
-Where both have a name, ``index.json`` has the last word if another tool has given the name to something that
-is in the store and that it never meant before. What it did mean before comes of such a lost update, and so
-it counts for nothing, as does a name that is just gone. Another tool can't give back a name to what it meant
-before, nor remove one of ours: `ImageStore.set_reference` and `ImageStore.remove` can.
+Where both have a name, ``index.json`` has the last word if another tool has given the name to something
+that is in the store, or was put aside as damaged, and that the name did not mean in the last hour. What it
+did mean comes of such a lost update, and so it counts for nothing, as does a name that is just gone, and one
+that was removed with its image. So another tool can't give a name back at once to what it meant before, nor
+remove one of ours: `ImageStore.set_reference` and `ImageStore.remove` can.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from aioruntime.oci.documents import Descriptor, digest_hook
 from aioruntime.oci.reference import OciRef
 from aioruntime.store import directories, files, index
 from aioruntime.store.remedies import WRITABLE
+from aioruntime.store.tree import put_aside_blobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -39,8 +41,8 @@ _log = logging.getLogger("aioruntime")
 # Other tools write index.json in place: for a moment it is not whole.
 _LOOKS = 10
 _PAUSE = 0.02
-# Of one name. A lost update brings back what was read a moment ago.
-_MEANINGS = 8
+# Seconds. A lost update brings back what another tool read before it copied an image.
+_REMEMBERED = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,13 @@ class _Record(msgspec.Struct):
 
     images: dict[str, Descriptor] = {}
     pinned: list[str] = []
-    # What each name meant before, the last first.
-    before: dict[str, list[ImageDigest]] = {}
+    # What each name meant, and the second since 1970 when that ended.
+    before: dict[str, dict[ImageDigest, int]] = {}
+
+    def meant(self, name: str) -> dict[ImageDigest, int]:
+        """Return what *name* meant a while ago, and until when; a clock that was set back forgets nothing."""
+        oldest = time.time() - _REMEMBERED
+        return {digest: until for digest, until in self.before.get(name, {}).items() if until > oldest}
 
 
 def read_names(layout: Layout, *, whole: bool = False) -> Named:
@@ -161,19 +168,23 @@ def _merged(record: _Record, raw: bytes, layout: Layout) -> Named:
     source = str(layout.index)
     listed = index.listed(raw, source)
     digests = index.digests(raw, source)
-    images = {**listed, **record.images}
-    for name, ours in record.images.items():
-        theirs = listed.get(name, ours)
-        if theirs.digest == ours.digest:
+    images = dict(record.images)
+    for name, theirs in listed.items():
+        ours = record.images.get(name)
+        if ours is not None and ours.digest == theirs.digest:
             continue
-        found = None if theirs.digest in record.before.get(name, ()) else layout.blob(theirs.digest)
-        status = found and directories.lookup(found)
-        if status and status.regular and status.size == theirs.size:
-            images[name] = theirs
-        else:
+        # What was removed another tool may bring again; a lost update brings the name alone.
+        reasons = (theirs.digest in record.meant(name), not _was_here(layout, theirs.digest))
+        if any(reasons) if ours is not None else all(reasons):
             digests.remove(theirs.digest)
+        else:
+            images[name] = theirs
     others = set(digests).difference(found.digest for found in images.values())
     return Named(images, frozenset(record.pinned), frozenset(others))
+
+
+def _was_here(layout: Layout, digest: ImageDigest) -> bool:
+    return directories.lookup(layout.blob(digest)) is not None or digest.hex in put_aside_blobs(layout)
 
 
 def _write(layout: Layout, record: _Record, before: Named, after: Named, *, adopting: bool) -> None:
@@ -189,8 +200,8 @@ def _write(layout: Layout, record: _Record, before: Named, after: Named, *, adop
         or before.images.get(name) != descriptor
         or (adopting and name != descriptor.digest)
     }
-    new = _Record(ours, sorted(after.pinned), _meant_before(record, before, ours))
     gone = before.images.keys() - after.images.keys()
+    new = _Record(ours, sorted(after.pinned), _meant_before(record, before, ours, gone))
     if gone:
         _write_index(layout, ours, gone)
         _write_record(layout, record, new)
@@ -200,15 +211,19 @@ def _write(layout: Layout, record: _Record, before: Named, after: Named, *, adop
 
 
 def _meant_before(
-    record: _Record, before: Named, ours: Mapping[str, Descriptor]
-) -> dict[str, list[ImageDigest]]:
+    record: _Record, before: Named, ours: Mapping[str, Descriptor], gone: Collection[str]
+) -> dict[str, dict[ImageDigest, int]]:
+    now = int(time.time())
     found = {}
-    for name, descriptor in ours.items():
-        last = [named[name].digest for named in (before.images, record.images) if name in named]
-        meant = dict.fromkeys([*last, *record.before.get(name, ())])
-        meant.pop(descriptor.digest, None)
+    for name in {*record.before, *ours, *gone}:
+        meant = record.meant(name)
+        for named in (before.images, record.images):
+            if name in named:
+                meant[named[name].digest] = now
+        if name in ours:
+            meant.pop(ours[name].digest, None)
         if meant:
-            found[name] = list(meant)[:_MEANINGS]
+            found[name] = meant
     return found
 
 
@@ -225,7 +240,7 @@ def _write_index(layout: Layout, ours: Mapping[str, Descriptor], gone: Collectio
     named = {name: descriptor for name, descriptor in ours.items() if name != descriptor.digest}
     for _ in range(_LOOKS):
         seen = directories.lookup(layout.index)
-        raw = _index(layout) or index.EMPTY
+        raw = _index(layout)
         changed = index.updated(raw, named, gone, str(layout.index))
         if changed == raw and gone:
             # Who took them out may have died before that was on the disk.

@@ -11,12 +11,13 @@ __all__ = ("ImageStore",)
 
 import os
 import time
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aioruntime.errors import InvalidSpec, LayersMissing, NotStored
+from aioruntime.errors import InvalidSpec, LayersMissing, NotStored, StoreFull
 from aioruntime.store import directories, transfer
 from aioruntime.store.collect import collect
 from aioruntime.store.content import ContentStore
@@ -130,7 +131,7 @@ class ImageStore(ContentStore):
         return survey(self._layout, whole=whole)
 
     async def pin(self, image: OciRef | str) -> None:
-        """Keep an image when others are collected, also when its name means another one later.
+        """Keep what a name means when images are collected, also if it means another one later.
 
         Args:
             image: its name, or the digest of its manifest: then all its names.
@@ -307,7 +308,9 @@ class ImageStore(ContentStore):
             return PruneReport(
                 tuple(plan.images), tuple(plan.blobs), plan.freed, plan.kept, unclear=plan.unclear
             )
-        async with self._turn("prune", wait):
+        async with AsyncExitStack() as stack:
+            with suppress(StoreFull):  # two at once do no harm, and this makes room
+                await stack.enter_async_context(self._turn("prune", wait))
             return await collect(self._layout, self._threads, *await self._threads.run(look))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -72,13 +72,14 @@ class State:
 
     @property
     def named(self) -> dict[str, ImageDigest]:
-        moved = {
-            name: digest
-            for name, digest in self.index.items()
-            if digest not in self.meant.get(name, ())
-            and len(self.blobs.get(digest, b"")) == len(CONTENT[digest])
-        }
-        return {**self.index, **self.record, **moved}
+        return {**self.record, **{name: d for name, d in self.index.items() if self.counts(name, d)}}
+
+    def counts(self, name: str, digest: ImageDigest) -> bool:
+        """Tell whether what the index says of a name is more than a lost update."""
+        ours = self.record.get(name)
+        here = digest in self.blobs or digest.hex in {name for name, _ in self.damaged}
+        before = digest in self.meant.get(name, ())
+        return ours == digest or ((here and not before) if ours else (here or not before))
 
     @property
     def promised(self) -> tuple[object, ...]:
@@ -142,18 +143,18 @@ class State:
             for name, digest in named.items()
             if name in self.record or name in pins or before.get(name) != digest
         }
-        others = {name: digest for name, digest in self.index.items() if name in named}
-        return replace(
-            self, record=ours, index={**others, **ours}, pins=pins, meant=self.meaning(ours), garbled=False
-        )
+        gone = before.keys() - named.keys()
+        others = {name: digest for name, digest in self.index.items() if name not in gone}
+        meant = self.meaning(ours, self.meant.keys() | ours.keys() | gone)
+        return replace(self, record=ours, index={**others, **ours}, pins=pins, meant=meant, garbled=False)
 
-    def meaning(self, ours: Mapping[str, ImageDigest]) -> dict[str, frozenset[ImageDigest]]:
+    def meaning(self, ours: Mapping[str, ImageDigest], names: Set[str]) -> dict[str, frozenset[ImageDigest]]:
         last = [*self.named.items(), *self.record.items()]
-        return {
-            name: meant
-            for name, digest in ours.items()
-            if (meant := (self.meant.get(name, frozenset()) | {d for n, d in last if n == name}) - {digest})
+        found = {
+            name: self.meant.get(name, frozenset()).union(d for n, d in last if n == name) for name in names
         }
+        meant = {name: digests - {ours.get(name)} for name, digests in found.items()}
+        return {name: digests for name, digests in meant.items() if digests}
 
 
 def observe(root: Path, model: State) -> State:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -67,16 +68,73 @@ async def test_moved_to_what_is_not_here(store: ImageStore) -> None:
     assert [entry["digest"] for entry in read_index(store)] == [ours.digest]
 
 
-async def test_moved_to_what_is_cut_short(store: ImageStore) -> None:
-    """L9: nor is what another tool moves a name to taken over while not all of its manifest is there."""
-    ours = await put_image(store, "a", 1)
+@pytest.mark.parametrize("aside", [False, True])
+async def test_moved_to_what_is_damaged(store: ImageStore, aside: bool) -> None:
+    """L9: a name that another tool moved does not fall back when that manifest is damaged."""
+    await put_image(store, "a", 1)
     theirs = await put_image(store, "b", 2)
     moved = json.loads((store.path / "index.json").read_bytes())
     moved["manifests"] = [moved["manifests"][1] | {"annotations": {REF_NAME: "a"}}]
     (store.path / "index.json").write_text(json.dumps(moved))
+    await store.remove("b")
     os.truncate(blob_path(store, theirs.digest), theirs.size - 1)
+    if aside:
+        assert await store.verify(repair=True) == [theirs.digest]
 
-    assert (await store.references())["a"].digest == ours.digest
+    assert (await store.references())["a"].digest == theirs.digest
+    assert (await store.prune()).unclear == ("a",)
+
+
+async def test_removed_names_do_not_come_back(store: ImageStore) -> None:
+    """L9: a lost update brings back no older meaning of a removed name, and no name without image."""
+    await put_image(store, "a", 1)
+    await put_image(store, "b", 2)
+    old = (store.path / "index.json").read_bytes()
+    await store.remove("a")
+    await store.remove("b")
+    last = await put_image(store, "b", 3)
+    (store.path / "index.json").write_bytes(old)
+
+    assert {name: found.digest for name, found in (await store.references()).items()} == {"b": last.digest}
+    assert (await store.prune()).unclear == ()
+
+
+async def test_brought_again_by_another_tool(store: ImageStore) -> None:
+    """L9: what was removed is here again once another tool copies it here again."""
+    image = await put_image(store, "a", 1)
+    old = (store.path / "index.json").read_bytes()
+    manifest = await store.read(image.digest)
+    await store.remove("a")
+    blob_path(store, image.digest).write_bytes(manifest)
+    (store.path / "index.json").write_bytes(old)
+
+    assert (await store.references())["a"].digest == image.digest
+
+
+async def test_meanings_are_forgotten(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """L9: after an hour another tool may give a name back to what it meant before."""
+    old = await put_image(store, "a", 1)
+    before = (store.path / "index.json").read_bytes()
+    await put_image(store, "a", 2)
+    (store.path / "index.json").write_bytes(before)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3601)
+
+    assert (await store.references())["a"].digest == old.digest
+
+
+async def test_claims_of_others(store: ImageStore) -> None:
+    """L9: what an index of another says in our own annotations is not believed."""
+    image = await put_image(store, "a", 1)
+    entry = {"mediaType": MANIFEST_TYPE, "digest": image.digest, "size": image.size}
+    entry["annotations"] = {
+        REF_NAME: "theirs",
+        "aioruntime.index.digest": "sha256:" + "1" * 64,
+        "their": "own",
+    }
+    (store.path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+
+    assert (await store.references())["theirs"].annotations == {REF_NAME: "theirs", "their": "own"}
 
 
 async def test_old_meanings_do_not_come_back(store: ImageStore) -> None:

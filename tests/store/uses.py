@@ -174,7 +174,7 @@ class SetName(Use):
         after = state.renamed({**state.named, self.name: self.digest}, state.pins)
         # Also what another tool gave that name is ours from now on.
         record = {**after.record, self.name: self.digest}
-        meant = state.meaning(record)
+        meant = state.meaning(record, state.meant.keys() | record.keys())
         return None, replace(after, record=record, index={**after.index, self.name: self.digest}, meant=meant)
 
 
@@ -349,7 +349,9 @@ class Discard(Use):
         if self.digest in state.held:
             return Blocked, state
         blobs = {digest: data for digest, data in state.blobs.items() if digest != self.digest}
-        return True, replace(state, blobs=blobs)
+        # The lock is a partial one, and goes with it if it is empty.
+        partial = {digest: data for digest, data in state.partial.items() if digest != self.digest or data}
+        return True, replace(state, blobs=blobs, partial=partial)
 
 
 @dataclass
