@@ -139,6 +139,20 @@ async def test_no_inodes_left_is_told(tmp_path: Path) -> None:
 
 
 @needs_root
+async def test_no_inodes_left_to_prune_with(tmp_path: Path) -> None:
+    """L3: room is made also on a disk that takes no more files, so no lock's either."""
+    with _mounted(tmp_path / "disk", "size=8m,nr_inodes=40") as store:
+        await put_image(store, "a", 1)
+        with suppress(OSError):
+            for number in range(40):
+                (tmp_path / "disk" / str(number)).touch()
+        report = await store.prune(max_bytes=0)
+
+        assert report.images == ("a",)
+        assert await store.blobs() == []
+
+
+@needs_root
 async def test_full_disk_leaves_the_index_as_it_was(tmp_path: Path) -> None:
     """An index that can't be written for lack of space keeps its old content, and no temporary file stays."""
     with _mounted(tmp_path / "disk", "size=4m") as store:

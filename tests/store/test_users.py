@@ -132,6 +132,9 @@ def test_a_group_shares_a_store(being: Being, place: Path, mode: int, umasks: tu
     resumed = blobs.pop(str(blob_path(store, half).relative_to(path)))
     assert resumed == (mode & 0o666, TEAM)  # only its owner, who did not end it, may protect it
     assert set(blobs.values()) == {(mode & 0o444, TEAM)}
+    for user in (alice, bob):
+        assert user.do(users.prune, path) == []
+    assert os.listdir(path / "aioruntime/damaged") == []
 
 
 def test_users_begin_at_once(being: Being, place: Path) -> None:

@@ -122,6 +122,11 @@ async def verify(store: ImageStore) -> list[ImageDigest]:
     return await store.verify()
 
 
+async def prune(store: ImageStore) -> list[str]:
+    """Remove what can go; return what could not."""
+    return list(map(str, (await store.prune()).failed))
+
+
 async def discard(store: ImageStore, digest: ImageDigest) -> bool:
     return await store.discard_damaged(digest)
 
