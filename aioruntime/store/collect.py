@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from aioruntime.errors import StoreError, StoreFull, one_line
+from aioruntime.oci.digest import ImageDigest
 from aioruntime.store import directories, files
 from aioruntime.store.lease import leased
 from aioruntime.store.names import change_names, read_names
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from aioruntime.oci.digest import ImageDigest
     from aioruntime.store.layout import Layout
     from aioruntime.store.names import Named
     from aioruntime.store.prune import Plan
@@ -84,7 +84,7 @@ class _Collection:
         self._trees = {digest: tree for digest, tree in trees.items() if tree.settled}
         self._used = {image.name: image.used for image in survey.images}
         self._roots: frozenset[ImageDigest] = frozenset()
-        self._needed: set[ImageDigest] = set()
+        self._needed: set[str] = set()
         self._unclear = dict.fromkeys(plan.unclear)
         self._images: list[str] = []
         self._blobs: list[ImageDigest] = []
@@ -136,7 +136,7 @@ class _Collection:
             if forced or last_used(self._layout, digest) in (None, self._used[name])
         ]
 
-    def drop_blobs(self, digests: Sequence[ImageDigest], *, named: bool = False) -> bool | None:
+    def drop_blobs(self, digests: Sequence[str], *, named: bool = False) -> bool | None:
         """Remove blobs that no image has by now, and nobody uses.
 
         Args:
@@ -154,7 +154,7 @@ class _Collection:
             busy = leased(self._layout)
             if not lock.in_place():
                 return None  # somebody removed it, and others may have it too
-            for digest in digests:
+            for digest in map(ImageDigest, digests):
                 if digest not in needed and digest not in busy and self._unused_since(digest):
                     with self._going_on():
                         self._unlink(self._layout.blob(digest), self._plan.blobs[digest])
@@ -165,11 +165,11 @@ class _Collection:
         found = directories.lookup(self._layout.blob(digest))
         return found is not None and found.modified_ns == self._survey.used[digest]
 
-    def drop_named_blobs(self, digests: Sequence[ImageDigest]) -> bool | None:
+    def drop_named_blobs(self, digests: Sequence[str]) -> bool | None:
         """Remove blobs, also those of images whose names are still to be removed."""
         return self.drop_blobs(digests, named=True)
 
-    def _needed_by(self, named: Named) -> set[ImageDigest] | None:
+    def _needed_by(self, named: Named) -> set[str] | None:
         """Return what images have; None if that is not known."""
         roots = named.roots
         if roots != self._roots or not roots <= self._trees.keys():

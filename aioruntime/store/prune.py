@@ -12,6 +12,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from aioruntime.oci.digest import ImageDigest
+from aioruntime.store.order import by_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -29,7 +30,7 @@ class Plan:
 
     Args:
         images: digests by name, those not used for the longest time first.
-        blobs: sizes by digest.
+        blobs: sizes by digest, which are plain texts, as in `Survey`.
         partial: names of downloads that were begun.
         damaged: names of what was put aside.
         freed: bytes of all that.
@@ -39,7 +40,7 @@ class Plan:
     """
 
     images: dict[str, ImageDigest]
-    blobs: dict[ImageDigest, int]
+    blobs: dict[str, int]
     partial: tuple[str, ...]
     damaged: tuple[str, ...]
     freed: int
@@ -53,7 +54,7 @@ class _Keeping:
 
     def __init__(self, survey: Survey) -> None:
         self.images: dict[str, ImageDigest] = {}
-        self.blobs: dict[ImageDigest, int] = {}
+        self.blobs: dict[str, int] = {}
         self.partial: dict[str, None] = {}
         self.damaged: list[str] = []
         unread = {image.name: image.tree.unread for image in survey.images}
@@ -77,7 +78,7 @@ class _Keeping:
                     self.drop_blob(digest)
             self._left.clear()
 
-    def drop_blob(self, digest: ImageDigest) -> None:
+    def drop_blob(self, digest: str) -> None:
         """Drop a blob unless an image has it that stays, or it is in use."""
         size = self._survey.blobs.get(digest)
         used = self._users[digest] or digest in self._survey.leased
@@ -96,7 +97,7 @@ class _Keeping:
         self.damaged = [name for name in self._survey.damaged if name.partition(".")[0] not in kept]
         self.total -= sum(self._survey.damaged[name].size for name in self.damaged)
 
-    def unnamed(self) -> list[ImageDigest]:
+    def unnamed(self) -> list[str]:
         """List what no image has; nothing if that is not known."""
         if self.unread:
             return []
@@ -156,8 +157,7 @@ def _least_recent_first(
 ) -> Iterator[Callable[[], None]]:
     """Give what drops images, blobs of no image and partial downloads, in the order of their last use."""
     used, begun = survey.used, survey.partial
-    # Keys from a function in Python let the event loop in between.
-    blobs = sorted(keeping.unnamed(), key=lambda digest: used[digest])
+    blobs = by_parts(keeping.unnamed(), lambda digest: used[digest])
     partials = sorted(begun, key=lambda name: begun[name].used)
     queues: tuple[Iterator[tuple[int, Callable[[], None]]], ...] = (
         ((min(image.used, now), partial(keeping.drop_image, image)) for image in images),

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-__all__ = ("stored_blobs", "stored_images", "usage_of")
+__all__ = ("prune_report", "stored_blobs", "stored_images", "usage_of")
 
-import heapq
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
-from itertools import islice
 from typing import TYPE_CHECKING
 
-from aioruntime.store.values import StoredBlob, StoredImage, StoreUsage
+from aioruntime.oci.digest import ImageDigest
+from aioruntime.store.order import by_parts
+from aioruntime.store.values import PruneReport, StoredBlob, StoredImage, StoreUsage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from aioruntime.oci.digest import ImageDigest
+    from aioruntime.store.prune import Plan
     from aioruntime.store.survey import Survey
-
-_SORTED_AT_ONCE = 2000
 
 
 def stored_images(survey: Survey) -> list[StoredImage]:
     """Describe the named images, by name."""
     trees = {image.digest: image.tree for image in survey.images}
     users = Counter(blob for tree in trees.values() for blob in tree.blobs)
+    digests = {blob: ImageDigest(blob) for blob in users}
     sizes = {}
     for digest, tree in trees.items():
         here = [(blob, survey.blobs[blob]) for blob in tree.blobs if blob in survey.blobs]
@@ -34,7 +31,7 @@ def stored_images(survey: Survey) -> list[StoredImage]:
         StoredImage(
             image.name,
             image.digest,
-            image.tree.blobs,
+            tuple(map(digests.__getitem__, image.tree.blobs)),
             image.tree.missing,
             *sizes[image.digest],
             _time(image.used),
@@ -55,24 +52,15 @@ def _time(nanoseconds: int) -> datetime:
 
 def stored_blobs(survey: Survey) -> list[StoredBlob]:
     """Describe the blobs, the largest first."""
-    names: defaultdict[ImageDigest, list[str]] = defaultdict(list)
+    names: defaultdict[str, list[str]] = defaultdict(list)
     for image in survey.images:
         for digest in image.tree.blobs:
             names[digest].append(image.name)
+    sizes = survey.blobs
     return [
-        StoredBlob(digest, survey.blobs[digest], tuple(sorted(names.get(digest, ()))))
-        for digest in _largest_first(survey.blobs)
+        StoredBlob(ImageDigest(digest), sizes[digest], tuple(sorted(names.pop(digest, ()))))
+        for digest in by_parts(sizes, lambda digest: (-sizes[digest], digest))
     ]
-
-
-def _largest_first(sizes: dict[ImageDigest, int]) -> Iterator[ImageDigest]:
-    # One call that sorts 100,000 would hold up the event loop, threads or not.
-    def key(digest: ImageDigest) -> tuple[int, ImageDigest]:
-        return -sizes[digest], digest
-
-    digests = iter(sizes)
-    parts = iter(lambda: sorted(islice(digests, _SORTED_AT_ONCE), key=key), [])
-    return heapq.merge(*parts, key=key)
 
 
 def usage_of(survey: Survey, free: int) -> StoreUsage:
@@ -86,4 +74,15 @@ def usage_of(survey: Survey, free: int) -> StoreUsage:
         partial=sum(found.size for found in survey.partial.values()),
         damaged=sum(found.size for found in survey.damaged.values()),
         free=free,
+    )
+
+
+def prune_report(plan: Plan) -> PruneReport:
+    """Tell what would be removed."""
+    return PruneReport(
+        tuple(plan.images),
+        tuple(map(ImageDigest, plan.blobs)),
+        plan.freed,
+        plan.kept,
+        unclear=plan.unclear,
     )

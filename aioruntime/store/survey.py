@@ -56,10 +56,12 @@ class Seen:
 class Survey:
     """What lies in a store.
 
+    Of blobs there may be 100,000. Their digests are plain texts, checked: texts and numbers do not concern
+    the garbage collector, which would hold up all threads to look at as many of `ImageDigest`, or anything.
+
     Args:
         images: the named images.
-        blobs: bytes of each blob. There may be 100,000: numbers in two `dict` do not concern the garbage
-            collector, which would hold up all threads to look at as many of anything else.
+        blobs: bytes of each blob, by its digest.
         used: when each blob was last written or used, in nanoseconds since 1970.
         partial: downloads that were begun, by the names of their files.
         damaged: what was put aside, by the names of the files.
@@ -68,8 +70,8 @@ class Survey:
     """
 
     images: list[Seen]
-    blobs: dict[ImageDigest, int]
-    used: dict[ImageDigest, int]
+    blobs: dict[str, int]
+    used: dict[str, int]
     partial: dict[str, Found]
     damaged: dict[str, Found]
     leased: set[str]
@@ -116,15 +118,16 @@ def last_used(layout: Layout, image: ImageDigest) -> int | None:
     return found.modified_ns if found else None
 
 
-def _blobs(layout: Layout) -> tuple[dict[ImageDigest, int], dict[ImageDigest, int]]:
+def _blobs(layout: Layout) -> tuple[dict[str, int], dict[str, int]]:
     """Return size and time of each blob."""
-    sizes, used = {}, {}
+    sizes: dict[str, int] = {}
+    used: dict[str, int] = {}
     for algorithm in ALGORITHMS:
         for name, status in directories.scan(layout.blobs(algorithm)):
             if not status.regular:
                 continue
             try:
-                digest = ImageDigest(f"{algorithm}:{name}")
+                digest = str(ImageDigest(f"{algorithm}:{name}"))
             except InvalidReference:
                 continue  # such as a temporary file of another tool
             sizes[digest], used[digest] = status.size, status.modified_ns

@@ -62,7 +62,7 @@ async def import_layout(
     sizes = dict(roots)
     for root in roots:
         tree = await threads.run(read_tree, source.layout, root)
-        sizes |= {digest: size for digest, size in tree.sizes.items() if digest not in roots}
+        sizes |= {ImageDigest(digest): size for digest, size in tree.sizes.items() if digest not in roots}
         for digest in tree.missing:
             if not await store.has(digest, sizes[digest]):
                 raise await threads.run(source.fault, digest, sizes[digest])
@@ -76,7 +76,7 @@ async def import_layout(
         await _each(threads.limit, roots, bring)
         # Images that an index lists may have been here before, and be lacking there.
         whole = {digest for root in roots for digest in (await threads.run(read_tree, layout, root)).blobs}
-        async with store.lease(whole - sizes.keys()):
+        async with store.lease(map(ImageDigest, whole - sizes.keys())):
             for root in roots:
                 if missing := (await threads.run(read_tree, layout, root)).missing:
                     raise _lacking(source.root, root, missing)
@@ -181,10 +181,11 @@ async def export_layout(
         finally:
             await threads.run_urgent(placing.close)
 
-    async with store.lease(tree.blobs, image=descriptor.digest):
+    digests = [ImageDigest(digest) for digest in tree.blobs]
+    async with store.lease(digests, image=descriptor.digest):
         try:
             await threads.poll(target.take, str(target.root), target.lock_file)
-            await _each(threads.limit, tree.blobs, place)
+            await _each(threads.limit, digests, place)
             await threads.run(target.add, name, descriptor)
         finally:
             await threads.run_urgent(target.give_back)

@@ -35,16 +35,17 @@ class Tree:
     """The blobs of an image.
 
     Args:
-        blobs: their digests, each once, that of the manifest or index first. What an index lists but the
-            store has not, such as the images of other platforms, is left out, unless the store has none.
+        blobs: their digests, plain texts as in `Survey`, each once, that of the manifest or index first. What
+            an index lists but the store has not, such as the images of other platforms, is left out, unless
+            the store has none.
         sizes: the bytes that each has, as the document that names it says.
         missing: those of *blobs* that are not in the store, not with that size, or damaged documents.
         settled: whether no document was left out or missing, so that *blobs* are all there will ever be.
         unread: documents that are missing, damaged or were put aside, so that what they name is not known.
     """
 
-    blobs: tuple[ImageDigest, ...]
-    sizes: dict[ImageDigest, int]
+    blobs: tuple[str, ...]
+    sizes: dict[str, int]
     missing: tuple[ImageDigest, ...]
     settled: bool = True
     unread: tuple[ImageDigest, ...] = ()
@@ -78,7 +79,7 @@ def read_tree(
         StoreError: a document can't be read, which does not tell that it is missing.
     """
     size_of = size_of or partial(_size, layout)
-    sizes: dict[ImageDigest, int] = {}
+    sizes: dict[str, int] = {}
     missing: dict[ImageDigest, None] = {}
     read: set[ImageDigest] = set()
     settled = True
@@ -97,7 +98,7 @@ def read_tree(
             if entry.digest.hex in aside:
                 unread[entry.digest] = None
             continue
-        sizes.setdefault(entry.digest, (size or 0) if entry.size is None else entry.size)
+        sizes.setdefault(str(entry.digest), (size or 0) if entry.size is None else entry.size)
         sound = size is not None
         if size is not None and role is not _Role.LEAF:
             read.add(entry.digest)

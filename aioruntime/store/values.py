@@ -7,6 +7,8 @@ __all__ = ("PruneReport", "StoreUsage", "StoredBlob", "StoredImage")
 from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
+
 from aioruntime.errors import StoreError
 from aioruntime.oci.digest import ImageDigest
 
@@ -44,8 +46,8 @@ class StoredImage:
         return self.own_bytes + self.shared_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class StoredBlob:
+# There may be 100,000, never in cycles: nothing for the garbage collector, which would hold up all threads.
+class StoredBlob(msgspec.Struct, frozen=True, gc=False):
     """A blob in the store.
 
     Args:
