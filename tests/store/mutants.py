@@ -9,6 +9,7 @@ from dataclasses import dataclass
 MODEL = "tests/store/test_model.py::test_a_shared_store"
 UNDONE = "tests/store/test_model.py::test_what_another_left_undone"
 COLLECTED = "tests/store/test_model.py::test_begun_while_others_collect"
+BLOBS_TOLD = "tests/store/test_verify.py::test_the_loop_goes_on_while_blobs_are_told"
 
 
 @dataclass(frozen=True)
@@ -254,5 +255,13 @@ MUTANTS = (
         "        return data\n",
         ("tests/store/test_damage.py",),
         quick=("tests/store/test_damage.py::test_stream_of_a_damaged_blob_never_ends_well",),
+    ),
+    Mutant(
+        "sorted-by-parts",
+        "The event loop stands still while 100,000 blobs are sorted in another thread.",
+        "    parts = iter(lambda: sorted(islice(left, _SORTED_AT_ONCE), key=key), [])\n",
+        "    parts = [sorted(left, key=key)]\n",
+        (BLOBS_TOLD,),
+        quick=(BLOBS_TOLD,),
     ),
 )
