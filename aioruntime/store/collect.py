@@ -87,7 +87,7 @@ class _Collection:
         self._needed: set[str] = set()
         self._unclear = dict.fromkeys(plan.unclear)
         self._images: list[str] = []
-        self._blobs: list[ImageDigest] = []
+        self._blobs: list[str] = []
         self._failed: list[StoreError] = []
         self._freed = 0
 
@@ -158,7 +158,7 @@ class _Collection:
                 if digest not in needed and digest not in busy and self._unused_since(digest):
                     with self._going_on():
                         self._unlink(self._layout.blob(digest), self._plan.blobs[digest])
-                        self._blobs.append(digest)
+                        self._blobs.append(str(digest))
         return True
 
     def _unused_since(self, digest: ImageDigest) -> bool:

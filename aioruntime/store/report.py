@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("prune_report", "stored_blobs", "stored_images", "usage_of")
+__all__ = ("stored_blobs", "stored_images", "usage_of")
 
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.store.order import by_parts
-from aioruntime.store.values import PruneReport, StoredBlob, StoredImage, StoreUsage
+from aioruntime.store.values import StoredBlob, StoredImage, StoreUsage
 
 if TYPE_CHECKING:
-    from aioruntime.store.prune import Plan
     from aioruntime.store.survey import Survey
 
 
@@ -74,15 +73,4 @@ def usage_of(survey: Survey, free: int) -> StoreUsage:
         partial=sum(found.size for found in survey.partial.values()),
         damaged=sum(found.size for found in survey.damaged.values()),
         free=free,
-    )
-
-
-def prune_report(plan: Plan) -> PruneReport:
-    """Tell what would be removed."""
-    return PruneReport(
-        tuple(plan.images),
-        tuple(map(ImageDigest, plan.blobs)),
-        plan.freed,
-        plan.kept,
-        unclear=plan.unclear,
     )

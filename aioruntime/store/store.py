@@ -23,7 +23,7 @@ from aioruntime.store.collect import collect
 from aioruntime.store.content import ContentStore
 from aioruntime.store.names import Named, change_names, read_names
 from aioruntime.store.prune import plan_prune, plan_removal
-from aioruntime.store.report import prune_report, stored_blobs, stored_images, usage_of
+from aioruntime.store.report import stored_blobs, stored_images, usage_of
 from aioruntime.store.survey import survey
 from aioruntime.store.values import PruneReport
 
@@ -304,7 +304,10 @@ class ImageStore(ContentStore):
         if not await self._threads.run(self._layout.is_there):
             return PruneReport((), (), 0, 0)
         if dry_run:
-            return await self._threads.run(lambda: prune_report(look()[1]))
+            _, plan = await self._threads.run(look)
+            return PruneReport(
+                tuple(plan.images), tuple(plan.blobs), plan.freed, plan.kept, unclear=plan.unclear
+            )
         async with AsyncExitStack() as stack:
             with suppress(StoreFull):  # two at once do no harm, and this makes room
                 await stack.enter_async_context(self._turn("prune", wait))

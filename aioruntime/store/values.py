@@ -93,7 +93,8 @@ class PruneReport:
 
     Args:
         images: names, those not used for the longest time first.
-        blobs: digests of the blobs.
+        blobs: digests of the blobs, as plain texts: of 100,000 objects of a class the garbage collector would
+            hold up all threads.
         freed_bytes: bytes of blobs, of downloads that were begun, and of what had been put aside.
         kept_bytes: what the store takes now.
         unclear: names of images whose manifest, or that of a platform, is damaged or gone. Any blob may be
@@ -102,7 +103,7 @@ class PruneReport:
     """
 
     images: tuple[str, ...]
-    blobs: tuple[ImageDigest, ...]
+    blobs: tuple[str, ...]
     freed_bytes: int
     kept_bytes: int
     unclear: tuple[str, ...] = ()
