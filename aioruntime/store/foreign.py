@@ -190,11 +190,15 @@ class Reading:
         """Return up to 1 MiB from *offset* on, empty at the end of the size that it has to have.
 
         Raises:
+            LayersMissing: it is not there.
             SizeMismatch: it ends before that.
             StoreError: it can't be read.
         """
         if self._file is None:
-            self._file = blobs.open_blob(self._source.layout, self._digest)
+            try:
+                self._file = blobs.open_blob(self._source.layout, self._digest)
+            except LayersMissing:
+                raise self._source.fault(self._digest, self._size) from None
         data = self._file.read_at(offset, min(_CHUNK, self._size - offset))
         if not data and offset < self._size:
             raise self._source.fault(self._digest, self._size)

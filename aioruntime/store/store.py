@@ -207,7 +207,9 @@ class ImageStore(ContentStore):
     async def import_layout(self, path: str | os.PathLike[str], name: str | None = None) -> list[str]:
         """Copy the images of another OCI image layout into the store, such as one that skopeo made.
 
-        Blobs that are here already are not read again; all others are hashed on the way. Nothing gets a name
+        Of what is here already, manifests and indexes are read, and brought again if they are damaged. Layers
+        and configs with the right size are not read: ``verify(repair=True)`` puts those aside that were
+        altered, and then they are brought again. All that comes is hashed on the way. Nothing gets a name
         before all images are here whole, and then all do at once. Images without a name are left out where
         others have one. Of an index come the platforms that the layout has.
 

@@ -74,6 +74,7 @@ async def import_layout(
         # What a document names comes before it, as far as that is possible.
         await _each(threads.limit, [digest for digest in reversed(sizes) if digest not in roots], bring)
         await _each(threads.limit, roots, bring)
+        await _mend(store, layout, threads, roots, sizes, bring)
         # Images that an index lists may have been here before, and be lacking there.
         whole = {digest for root in roots for digest in (await threads.run(read_tree, layout, root)).blobs}
         async with store.lease(map(ImageDigest, whole - sizes.keys())):
@@ -131,6 +132,25 @@ def _lacking(path: Path, root: ImageDigest, missing: Sequence[ImageDigest]) -> L
         "copy the image there again, whole (skopeo copy --all), or pull it",
         digests=missing,
     )
+
+
+async def _mend(
+    store: ImageStore,
+    layout: Layout,
+    threads: Threads,
+    roots: Iterable[ImageDigest],
+    sizes: Mapping[ImageDigest, int],
+    bring: Callable[[ImageDigest], Awaitable[None]],
+) -> None:
+    """Bring documents again that are here with their size, but damaged: each once."""
+    left = set(sizes)
+    for root in roots:
+        # One that is whole again may name others that are damaged.
+        while damaged := left.intersection((await threads.run(read_tree, layout, root)).missing):
+            left -= damaged
+            for digest in damaged:
+                await store.discard_damaged(digest)
+                await bring(digest)
 
 
 async def _bring(

@@ -271,6 +271,46 @@ async def test_what_is_here_is_not_read_again(store: ImageStore, source: Path) -
     assert await store.import_layout(source) == [NAME]
 
 
+@pytest.mark.parametrize("which", ["manifest", "index and manifest", "manifest of an index"])
+async def test_a_damaged_manifest_here(store: ImageStore, source: Path, which: str) -> None:
+    """L6: A manifest or index that was altered in the store is whole after the layout is imported again."""
+    image = add_image(source, 1)
+    list_images(source, (NAME, image))
+    damaged = [image["digest"]]
+    if which != "manifest":
+        root = _with_index(source, image)
+        damaged += [root] if which == "index and manifest" else []
+    await store.import_layout(source)
+    for digest in damaged:
+        changed(blob_path(store, digest))
+    assert (await store.images())[0].missing != ()
+
+    assert await store.import_layout(source) == [NAME]
+    assert [each.missing for each in await store.images()] == [()]
+    assert await store.verify() == []
+    assert (await store.prune()).unclear == ()
+
+
+async def test_a_damaged_manifest_here_alone(store: ImageStore, source: Path) -> None:
+    """L6: A manifest that was altered here, and that the layout lacks, is told by the layout's path."""
+    digest = await _stored(store, source)
+    changed(blob_path(store, digest))
+    blob_at(source, digest).unlink()
+    with pytest.raises(LayersMissing, match=f"{source} lacks {digest}.*--all"):
+        await store.import_layout(source)
+
+
+async def test_an_altered_layer_here(store: ImageStore, source: Path) -> None:
+    """L6: A layer that was altered in the store comes again once `verify` has put it aside."""
+    await _stored(store, source)
+    changed(blob_path(store, LAYER))
+    await store.import_layout(source)
+    assert await store.verify(repair=True) == [LAYER]
+
+    await store.import_layout(source)
+    assert await store.read(LAYER) == content(3_000_000, 0)[0]
+
+
 def _cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
