@@ -33,7 +33,8 @@ def open_blob(layout: Layout, digest: ImageDigest) -> files.File:
 
 def _altered(layout: Layout, digest: ImageDigest, actual: str) -> DigestMismatch:
     return DigestMismatch(
-        f"{layout.blob(digest)} was altered: its content is {actual}; pull the image again",
+        f"{layout.blob(digest)} was altered: its content is {actual}; put it aside (aioruntime store verify "
+        "--repair, ImageStore.verify(repair=True)), then pull or import the image again",
         expected=digest,
         actual=actual,
     )
@@ -132,7 +133,7 @@ class BlobReader:
     def _other_size(self, expected: int, actual: int) -> SizeMismatch:
         return SizeMismatch(
             f"{self._layout.blob(self._digest)} has {actual} bytes instead of {expected}; "
-            "pull the image again",
+            "pull or import the image again",
             expected=expected,
             actual=actual,
         )

@@ -106,6 +106,21 @@ async def test_bits_flipped_in_a_tool(
     assert await runtime.store.verify() == []
 
 
+async def test_an_image_that_the_engine_holds(runtime: EngineRuntime, registry: LocalRegistry) -> None:
+    """L6: what `verify` put aside is fetched by the next pull, though the engine needs none of it."""
+    image = await runtime.resolve(f"{registry.host}/tiny:1")
+    await runtime.pull(image.reference)
+    damaged = sorted([image.manifest_digest, image.manifest.config.digest, image.layers[0].digest])
+    for digest in damaged:
+        flip(blob_path(runtime.store, digest), random.Random(seed(SEED)))
+    assert await runtime.store.verify(repair=True) == damaged
+
+    await runtime.pull(image.reference)
+
+    assert [each.missing for each in await runtime.store.images()] == [()]
+    assert await runtime.store.verify() == []
+
+
 async def test_no_files_where_blobs_were(runtime: EngineRuntime, registry: LocalRegistry) -> None:
     """L7: a FIFO, a directory and a link in the places of manifest, config and layer: the pull mends them."""
     image = await runtime.resolve(f"{registry.host}/tiny:1")
