@@ -99,14 +99,19 @@ async def in_thread(
 
 @asynccontextmanager
 async def task_group() -> AsyncIterator[TaskGroup]:
-    """Open an anyio task group that raises the first plain exception instead of an exception group."""
+    """Open an anyio task group that raises the first plain exception instead of an exception group.
+
+    Others are notes on it, those of its class left out.
+    """
     try:
         async with anyio.create_task_group() as group:
             yield group
     except BaseExceptionGroup as failed:
         first, *others = _leaves(failed)
-        for other in others:
-            first.add_note(f"at the same time: {other!r}")
+        # What many tasks met, such as a full disk, is told once.
+        for kind, other in {type(other): other for other in reversed(others)}.items():
+            if kind is not type(first):
+                first.add_note(f"at the same time: {kind.__name__}: {other}")
         raise first from first.__cause__
 
 

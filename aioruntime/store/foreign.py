@@ -5,30 +5,47 @@ Follows ``image-layout.md`` of the OCI image specification.
 
 from __future__ import annotations
 
-__all__ = ("ForeignLayout", "Placing", "Reading")
+__all__ = ("ForeignLayout",)
 
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from aioruntime.errors import DigestMismatch, LayersMissing, SizeMismatch, StoreError, one_line
+from aioruntime.errors import DigestMismatch, LayersMissing, SizeMismatch, StoreError, StoreFull, one_line
 from aioruntime.store import blobs, directories, files, index
 from aioruntime.store.layout import Layout
+from aioruntime.store.remedies import explained
+from aioruntime.store.tree import Tree, read_tree
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from aioruntime.oci.digest import ImageDigest
     from aioruntime.oci.documents import Descriptor
 
 _VERSION = "1.0.0"
-_CHUNK = 2**20
-_PIECES_AT_ONCE = 32
 _AGAIN = "copy the image there again"
 
 
 class _Version(msgspec.Struct, rename="camel"):
     image_layout_version: str
+
+
+@contextmanager
+def _not_the_store(root: Path, use: str) -> Iterator[None]:
+    """Have errors of the system advise to *use* another directory than *root*, not another store."""
+    try:
+        yield
+    except StoreError as exc:
+        cause = exc.__cause__
+        if not isinstance(cause, OSError):
+            raise
+        need, have = (exc.need, exc.have) if isinstance(exc, StoreFull) else (0, 0)
+        path = Path(cause.filename or root)
+        raise explained(cause, path, need=need, have=have, use=use) from cause
 
 
 class ForeignLayout:
@@ -41,6 +58,8 @@ class ForeignLayout:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.layout = Layout(self.root)
+        self.reading = partial(_not_the_store, self.root, "copy the layout to")
+        self.writing = partial(_not_the_store, self.root, "export to")
         self._lock: files.File | None = None
 
     def images(self) -> dict[str, Descriptor]:
@@ -49,12 +68,22 @@ class ForeignLayout:
         Raises:
             StoreError: it is no image layout, or of another version.
         """
-        if not self._is_layout():
-            raise StoreError(
-                f"{self.root} is not an OCI image layout, it has no file oci-layout; name a directory "
-                "such as skopeo copy makes for oci:DIRECTORY, and unpack archives first"
-            )
-        return self._understood(self.layout.read(self.layout.index))[0]
+        with self.reading():
+            if not self._is_layout():
+                raise StoreError(
+                    f"{self.root} is not an OCI image layout, it has no file oci-layout; name a directory "
+                    "such as skopeo copy makes for oci:DIRECTORY, and unpack archives first"
+                )
+            return self._understood(self.layout.read(self.layout.index))[0]
+
+    def tree(self, root: ImageDigest) -> Tree:
+        """List the blobs of an image that is listed there.
+
+        Raises:
+            StoreError: a document can't be read.
+        """
+        with self.reading():
+            return read_tree(self.layout, root)
 
     def _is_layout(self) -> bool:
         path = self.root / "oci-layout"
@@ -118,6 +147,10 @@ class ForeignLayout:
         Raises:
             StoreError: something else is in the directory, or it can't be written.
         """
+        with self.writing():
+            return self._taken()
+
+    def _taken(self) -> bool | None:
         self._refuse()
         directories.make_root(self.root, 0o777)
         self._lock = files.open_locked(self.lock_file)
@@ -163,126 +196,10 @@ class ForeignLayout:
 
     def add(self, name: str, descriptor: Descriptor) -> None:
         """Name an image whose blobs are there, in place of what had that name; durable when this returns."""
-        for directory in directories.names_in(self.root / "blobs"):
-            directories.sync(self.root / "blobs" / directory)
-        raw = self.layout.read(self.layout.index)
-        changed = self._understood(raw, {name: descriptor})[1]
-        if changed != raw:
-            files.replace(self.layout.index, changed)
-
-
-class Reading:
-    """A blob read from another layout. All calls block.
-
-    Args:
-        source: the layout.
-        digest: the blob's digest.
-        size: its size in bytes.
-    """
-
-    def __init__(self, source: ForeignLayout, digest: ImageDigest, size: int) -> None:
-        self._source = source
-        self._digest = digest
-        self._size = size
-        self._file: files.File | None = None
-
-    def next(self, offset: int) -> bytes:
-        """Return up to 1 MiB from *offset* on, empty at the end of the size that it has to have.
-
-        Raises:
-            LayersMissing: it is not there.
-            SizeMismatch: it ends before that.
-            StoreError: it can't be read.
-        """
-        if self._file is None:
-            try:
-                self._file = blobs.open_blob(self._source.layout, self._digest)
-            except LayersMissing:
-                raise self._source.fault(self._digest, self._size) from None
-        data = self._file.read_at(offset, min(_CHUNK, self._size - offset))
-        if not data and offset < self._size:
-            raise self._source.fault(self._digest, self._size)
-        return data
-
-    def close(self) -> None:
-        """Close the file; harmless if it is not open."""
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
-
-
-class Placing:
-    """A blob of the store on its way into another layout. All calls block.
-
-    Args:
-        store: the store's paths.
-        target: the layout, taken.
-        digest: the blob's digest.
-        size: its size in bytes.
-    """
-
-    def __init__(self, store: Layout, target: ForeignLayout, digest: ImageDigest, size: int) -> None:
-        self._size = size
-        self._path = target.layout.blob(digest)
-        self._temporary = target.temporary(digest)
-        self._link = self._temporary.with_suffix(".link")
-        self._reader = blobs.BlobReader(store, digest, size)
-        self._file: files.File | None = None
-        self._cloned = self._linked = False
-        self._length = 0
-
-    def begin(self) -> bool:
-        """Tell whether the layout lacks the blob; then `copy` has to be called.
-
-        Raises:
-            LayersMissing: it is not in the store.
-            SizeMismatch: it has another size there.
-            StoreError: the layout can't be written.
-        """
-        found = directories.lookup(self._path)
-        if found is not None and found.regular and found.size == self._size:
-            return False
-        blob = self._reader.open()
-        directories.make(self._path.parent)
-        self._file = files.create(self._temporary)
-        self._cloned = self._file.clone(blob)
-        self._linked = not self._cloned and files.link(blob, self._link, self._file)
-        return True
-
-    def copy(self) -> bool:
-        """Copy the next pieces, their hash checked; True at the end. Of a clone or link, only check the hash.
-
-        Raises:
-            SizeMismatch: the blob has another size.
-            DigestMismatch: it has other content.
-            StoreError: it can't be read, or the layout not be written.
-        """
-        assert self._file is not None  # `begin` made it
-        for _ in range(_PIECES_AT_ONCE):
-            data = self._reader.next()
-            if not data:
-                self._finish(self._file)
-                return True
-            if not self._cloned and not self._linked:
-                self._file.write_at(self._length, data, self._size - self._length)
-                self._length += len(data)
-        return False
-
-    def _finish(self, file: files.File) -> None:
-        if self._linked:
-            directories.rename(self._link, self._path)
-        else:
-            file.sync(self._size)
-            file.protect()
-            directories.rename(self._temporary, self._path)
-
-    def close(self) -> None:
-        """Close the files, and remove what is not whole; harmless if there is none."""
-        self._reader.close()
-        file, self._file = self._file, None
-        if file is not None:
-            try:
-                directories.unlink(self._temporary)
-                directories.unlink(self._link)
-            finally:
-                file.close()
+        with self.writing():
+            for directory in directories.names_in(self.root / "blobs"):
+                directories.sync(self.root / "blobs" / directory)
+            raw = self.layout.read(self.layout.index)
+            changed = self._understood(raw, {name: descriptor})[1]
+            if changed != raw:
+                files.replace(self.layout.index, changed)

@@ -16,13 +16,15 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_A_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV)
 # These tell of the content; others, such as a lack of permission, say nothing about it.
 _DAMAGES = (errno.EIO, *_NOT_A_FILE)
-_ELSEWHERE = "set AIORUNTIME_STORE to a file system that has locks, such as a local disk"
-_OWNED = "have its owner make it accessible, or set AIORUNTIME_STORE to a directory that you own"
-WRITABLE = "mount it writable, or set AIORUNTIME_STORE to a directory that is"
+_STORE = "set AIORUNTIME_STORE to"
+_ELSEWHERE = "{use} a file system that has locks, such as a local disk"
+_OWNED = "have its owner make it accessible, or {use} a directory that you own"
+_WRITABLE = "mount it writable, or {use} a directory that is"
+WRITABLE = _WRITABLE.format(use=_STORE)
 _REMEDIES = {
     errno.EACCES: _OWNED,
     errno.EPERM: _OWNED,
-    errno.EROFS: WRITABLE,
+    errno.EROFS: _WRITABLE,
     errno.ENOTDIR: "a part of the path is not a directory; remove what is in the way",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the system's limit of open files (fs.file-max)",
@@ -53,7 +55,7 @@ def not_a_file(path: Path) -> StoreError:
     return StoreError(f"{path} is not a regular file; remove it, it was not made by the store")
 
 
-def explained(exc: OSError, path: Path, *, need: int = 0, have: int = 0) -> StoreError:
+def explained(exc: OSError, path: Path, *, need: int = 0, have: int = 0, use: str = _STORE) -> StoreError:
     """Return the store's error for *exc*.
 
     Args:
@@ -61,15 +63,16 @@ def explained(exc: OSError, path: Path, *, need: int = 0, have: int = 0) -> Stor
         path: what was worked on.
         need: bytes that were to be written.
         have: bytes free on that disk.
+        use: how another directory is chosen.
     """
     if is_full(exc):
         return StoreFull(
             f"no space left for {path}: {need} bytes to write, {have} free (a disk can also run out of "
-            "files, see df -i); free some, or use a store on a larger disk (AIORUNTIME_STORE)",
+            f"files, see df -i); free some, or {use} a directory on a larger disk",
             need=need,
             have=have,
         )
     if exc.errno in _NOT_A_FILE:
         return not_a_file(path)
-    remedy = _REMEDIES.get(exc.errno or 0, "check that the path is usable, or set AIORUNTIME_STORE")
-    return StoreError(f"{path}: {exc.strerror or exc}; {remedy}")
+    remedy = _REMEDIES.get(exc.errno or 0, "check that the path is usable, or {use} another directory")
+    return StoreError(f"{path}: {exc.strerror or exc}; {remedy.format(use=use)}")

@@ -245,7 +245,8 @@ class ImageStore(ContentStore):
         further names (hard links, not to be altered) if these have just those permissions: out of a store
         that is private into a directory that is private (mode 0700). Else they are copies. In any case each
         blob is read once and hashed, so that none is exported that is damaged. Blobs that are there already
-        with their size are kept, unread. An export that was interrupted is completed by the next.
+        are hashed there, and replaced if they are wrong. An export that was interrupted is completed by the
+        next.
 
         Args:
             image: a reference, a name, or the digest of a manifest or an index, which is the name there

@@ -20,7 +20,8 @@ from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import Descriptor, Index, decode_document
 from aioruntime.oci.reference import OciRef
 from aioruntime.store import blobs, directories
-from aioruntime.store.foreign import ForeignLayout, Placing, Reading
+from aioruntime.store.carry import Placing, Reading
+from aioruntime.store.foreign import ForeignLayout
 from aioruntime.store.names import change_names, read_names
 from aioruntime.store.tree import read_tree
 from aioruntime.tasks import task_group
@@ -61,7 +62,7 @@ async def import_layout(
     roots = {descriptor.digest: descriptor.size for descriptor in images.values()}
     sizes = dict(roots)
     for root in roots:
-        tree = await threads.run(read_tree, source.layout, root)
+        tree = await threads.run(source.tree, root)
         sizes |= {ImageDigest(digest): size for digest, size in tree.sizes.items() if digest not in roots}
         for digest in tree.missing:
             if not await store.has(digest, sizes[digest]):
@@ -195,9 +196,8 @@ async def export_layout(
     async def place(digest: ImageDigest) -> None:
         placing = Placing(layout, target, digest, tree.sizes[digest])
         try:
-            if await threads.run(placing.begin):
-                while not await threads.run(placing.copy):
-                    pass
+            while not await threads.run(placing.advance):
+                pass
         finally:
             await threads.run_urgent(placing.close)
 

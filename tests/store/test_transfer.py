@@ -27,6 +27,7 @@ from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.reference import OciRef
 from aioruntime.store import files, foreign, names, transfer
 from aioruntime.store.store import ImageStore
+from aioruntime.tasks import in_thread
 from tests.store.helpers import (
     ROOT,
     blob_path,
@@ -683,12 +684,50 @@ async def test_export_to_a_full_disk(store: ImageStore, source: Path, tmp_path: 
     with other_disk(tmp_path / "disk", "9m") as disk:
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(5_000_000))
-        with pytest.raises(StoreFull, match=str(disk)):
+        with pytest.raises(StoreFull, match=f"{disk}.*, or export to a directory on a larger disk") as caught:
             await store.export_layout(NAME, disk / "out")
+        assert not hasattr(caught.value, "__notes__")
+        assert caught.value.need > caught.value.have
         assert names_in(disk / "out") == {}
         ballast.unlink()
         await store.export_layout(NAME, disk / "out")
         assert names_in(disk / "out") == {NAME: digest}
+
+
+def _mount_read_only(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+
+
+async def test_export_to_a_read_only_disk(store: ImageStore, source: Path, tmp_path: Path) -> None:
+    """A place that can't be written is told by its path, with advice on that place, not on the store."""
+    await _stored(store, source)
+    with other_disk(tmp_path / "disk") as disk:
+        await store.export_layout(NAME, disk / "out")
+        blob_at(disk / "out", LAYER).unlink()
+        await in_thread(_mount_read_only, disk)
+        for name in ("out", "new"):
+            with pytest.raises(StoreError, match=f"{disk}/{name}.*, or export to a directory that is$"):
+                await store.export_layout(NAME, disk / name)
+
+
+@pytest.mark.parametrize("what", ["layer", "manifest"])
+async def test_export_over_a_damaged_blob(store: ImageStore, source: Path, tmp_path: Path, what: str) -> None:
+    """L6: A blob that was altered where it is exported to is replaced; if it is so here too, that is told."""
+    digest = await _stored(store, source)
+    out = tmp_path / "out"
+    out.mkdir(0o755)  # gets copies
+    await store.export_layout(NAME, out)
+    damaged = LAYER if what == "layer" else digest
+    changed(blob_at(out, damaged))
+    await store.export_layout(NAME, out)
+    assert names_in(out) == {NAME: digest}
+    assert sorted(os.listdir(out)) == ["blobs", "index.json", "oci-layout"]
+
+    changed(blob_path(store, LAYER))
+    await store.export_layout(NAME, out)  # all of it is there
+    changed(blob_at(out, LAYER))
+    with pytest.raises(DigestMismatch, match=str(blob_path(store, LAYER))):
+        await store.export_layout(NAME, out)
 
 
 async def test_where_nothing_is_exported_to(store: ImageStore, source: Path, tmp_path: Path) -> None:
