@@ -31,7 +31,7 @@ app = typer.Typer(
 app.add_typer(store_commands.app, name="store")
 
 Url = Annotated[str | None, typer.Option("--url", help="Engine address, such as unix:///run/docker.sock.")]
-Store = Annotated[str | None, typer.Option("--store", help="Local image store, a directory.")]
+Store = store_commands.Store
 Image = Annotated[str, typer.Argument(help="Image reference, such as ghcr.io/org/samtools:1.21.")]
 Wanted = Annotated[
     str | None, typer.Option("--platform", help="Such as linux/arm64; the engine's own if left out.")

@@ -103,9 +103,8 @@ def prune(
     """
 
     async def work() -> int:
-        report = await (await _store(store)).prune(
-            max_bytes=bytes_of(max_size), older_than=time_of(older_than), dry_run=dry_run
-        )
+        size, age = bytes_of(max_size), time_of(older_than)
+        report = await (await _store(store)).prune(max_bytes=size, older_than=age, dry_run=dry_run)
         show(report, lambda: told(report, dry_run=dry_run), json=json)
         return 1 if report.failed else 0
 
@@ -122,7 +121,7 @@ def verify(
 ) -> NoReturn:
     """Read all that is stored and compare it with its digests.
 
-    Exits with 1 if something is damaged and was not put aside.
+    Exits with 1 if something is damaged and was not put aside, with 2 if not all could be read or put aside.
     """
 
     async def work() -> int:
@@ -131,7 +130,7 @@ def verify(
         show({"damaged": damaged}, lambda: "\n".join([*damaged, f"{len(damaged)} blobs {done}"]), json=json)
         return 1 if damaged and not repair else 0
 
-    sys.exit(run_command(work()))
+    sys.exit(run_command(work(), failure=2))
 
 
 @app.command()

@@ -52,7 +52,9 @@ class ContentStore:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         if path is not None and not os.fspath(path):
-            raise InvalidSpec("the store's path is empty; leave it None for the usual place")
+            raise InvalidSpec(
+                "the store's path is empty; name a directory, or none at all for the usual place"
+            )
         self.path = (directories.default_root() if path is None else Path(path)).absolute()
         self._layout = Layout(self.path)
         self._threads = Threads()

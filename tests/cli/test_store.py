@@ -111,6 +111,35 @@ async def test_verify(store: ImageStore) -> None:
     assert len((await store.images())[0].missing) == 1
 
 
+async def test_pruned_with_a_damaged_manifest(store: ImageStore) -> None:
+    """On a terminal `prune` tells once why no blob may go, and what that was put aside stays."""
+    image = await put_image(store, "example.org/a:1", 1)
+    blob_path(store, image.digest).unlink()
+    blob_path(store, image.digest).mkdir()
+    await store.verify(repair=True)
+    shown = await drawn("prune", "--store", store.path)
+    piped = await command("store", "prune", "--store", store.path)
+
+    assert shown.count("no blob") == 1
+    (line,) = piped.stderr.splitlines()
+    assert line.startswith(f"{store.path}/aioruntime/damaged/{image.digest.hex}.")
+    assert line.endswith("is not a file of the store's; remove it when you have seen what it is")
+
+
+async def test_mistyped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no size is told alone, before a store is looked for; an empty path as it was typed."""
+    monkeypatch.setenv("AIORUNTIME_STORE", str(tmp_path / "usual"))
+    size, path = (
+        await command("store", "prune", "--max-size", "x"),
+        await command("store", "ls", "--store", ""),
+    )
+
+    assert (size.status, size.stderr.count("\n")) == (1, 1), size.stderr
+    assert size.stderr.startswith("aioruntime: --max-size x: expected")
+    assert (path.status, path.stderr.count("\n")) == (1, 1), path.stderr
+    assert "None" not in path.stderr
+
+
 async def test_in_and_out(store: ImageStore, tmp_path: Path) -> None:
     """An exported image is imported elsewhere, with its name; what is not there is told in a line."""
     await put_image(store, "example.org/a:1", 1)
@@ -169,7 +198,8 @@ async def test_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: s
         (absent, f"aioruntime: there is no image store at {tmp_path}/none; check --store"),
         (foreign, f"aioruntime: {tmp_path}/mine is no"),
     ):
-        assert (found.status, found.stdout, found.stderr.count("\n")) == (1, "", 1), found
+        status = 2 if name == "verify" else 1
+        assert (found.status, found.stdout, found.stderr.count("\n")) == (status, "", 1), found
         assert found.stderr.startswith(line)
     assert unused.status == (1 if " " in name else 0)
     assert unused.stderr.startswith(f"nothing is stored yet: {tmp_path}/usual is made by the first pull")
@@ -200,7 +230,10 @@ async def test_long_names(store: ImageStore, monkeypatch: pytest.MonkeyPatch, na
 
 @pytest.mark.parametrize("arguments", [("--help",), ("store", "ls"), ("store", "verify")], ids=" ".join)
 async def test_output_that_can_not_be_written(store: ImageStore, arguments: tuple[object, ...]) -> None:
-    """Output to nobody is quietly 141, to a full disk a line and 1, and none is wanted where it is closed."""
+    """Output to nobody is quietly 141, to a full disk a line and 1, and none is wanted where it is closed.
+
+    The 1 of `verify` is of what is damaged: it is 2 there.
+    """
     steps = 2 if "verify" in arguments else 0
     if "store" in arguments:
         await put_image(store, "example.org/a:1", 1)
@@ -213,7 +246,8 @@ async def test_output_that_can_not_be_written(store: ImageStore, arguments: tupl
     closed = await in_thread(partial(subprocess.run, line, cwd=ROOT, stderr=subprocess.PIPE, check=False))
 
     assert (unread.status, unread.stderr.count("\n")) == (141, steps), unread.stderr
-    assert (unwritten.status, unwritten.stderr.count("\n")) == (1, steps + 1), unwritten.stderr
+    failed = 2 if steps else 1
+    assert (unwritten.status, unwritten.stderr.count("\n")) == (failed, steps + 1), unwritten.stderr
     last = "aioruntime: the output can't be written: No space left on device"
     assert unwritten.stderr.splitlines()[-1] == last
     assert (closed.returncode, len(closed.stderr.splitlines())) == (0, steps), closed.stderr
