@@ -93,13 +93,7 @@ class _Collection:
 
     def report(self) -> PruneReport:
         kept = self._survey.total - self._freed
-        if self._failed:
-            _log.warning(
-                "%d files of the store could not be removed, the first: %s",
-                len(self._failed),
-                self._failed[0],
-            )
-        if self._unclear:
+        if self._unclear and self._plan.forced:  # the report of a removal is not seen
             _log.warning(
                 "%s: no blob was removed, since it is not known what these need: %s; their manifests, or "
                 "those of a platform, are damaged or gone: pull or import the images again, or remove them",
@@ -208,6 +202,9 @@ class _Collection:
                 half_made = name.startswith(directories.UNFINISHED) and found.modified_ns < old
                 if half_written or half_made or (directory == ours and name.endswith(".lock")):
                     yield directory / name
+        for name, found in directories.scan(layout.damaged):
+            if not found.regular:
+                yield layout.damaged / name
         stamps = {layout.used(image.digest).name for image in self._survey.images}
         for name, found in directories.scan(layout.used_files):
             if name not in stamps and found.modified_ns < old:

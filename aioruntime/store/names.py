@@ -13,7 +13,7 @@ remove one of ours: `ImageStore.set_reference` and `ImageStore.remove` can.
 
 from __future__ import annotations
 
-__all__ = ("Named", "change_names", "read_names")
+__all__ = ("Named", "change_names", "not_stored", "read_names")
 
 import logging
 import time
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from aioruntime.errors import StoreError
+from aioruntime.errors import InvalidSpec, NotStored, StoreError, one_line
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import Descriptor, digest_hook
 from aioruntime.oci.reference import OciRef
@@ -33,6 +33,7 @@ from aioruntime.store.tree import put_aside_blobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+    from pathlib import Path
 
     from aioruntime.store.layout import Layout
 
@@ -70,7 +71,16 @@ class Named:
         return replace(self, images={**self.images, name: descriptor})
 
     def names_of(self, image: OciRef | str) -> list[str]:
-        """Return the names of an image, given a name of it, as it was pulled or in full, or its digest."""
+        """Return the names of an image, given a name of it, as it was pulled or in full, or its digest.
+
+        Raises:
+            InvalidReference: *image* is no reference.
+            InvalidSpec: *image* is neither text nor a reference.
+        """
+        if not isinstance(image, str | OciRef):
+            raise InvalidSpec(
+                f"image is {one_line(repr(image))}; it has to be a reference, a name or a digest"
+            )
         if isinstance(image, str) and image.startswith(("sha256:", "sha512:")):
             return [name for name, found in self.images.items() if found.digest == image]
         if isinstance(image, str) and image in self.images:
@@ -104,6 +114,14 @@ class _Record(msgspec.Struct):
         """Return what *name* meant a while ago, and until when; a clock that was set back forgets nothing."""
         oldest = time.time() - _REMEMBERED
         return {digest: until for digest, until in self.before.get(name, {}).items() if until > oldest}
+
+
+def not_stored(image: OciRef | str, root: Path) -> NotStored:
+    """Return the error for an image that the store at *root* has not."""
+    return NotStored(
+        f"{one_line(str(image))} is not in the store at {root}; `aioruntime store ls` lists what is, "
+        "others have to be pulled or imported first"
+    )
 
 
 def read_names(layout: Layout, *, whole: bool = False) -> Named:

@@ -17,11 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aioruntime.errors import InvalidSpec, LayersMissing, NotStored, StoreFull
+from aioruntime.errors import InvalidSpec, LayersMissing, StoreFull
 from aioruntime.store import directories, transfer
 from aioruntime.store.collect import collect
 from aioruntime.store.content import ContentStore
-from aioruntime.store.names import Named, change_names, read_names
+from aioruntime.store.names import Named, change_names, not_stored, read_names
 from aioruntime.store.prune import plan_prune, plan_removal
 from aioruntime.store.report import stored_blobs, stored_images, usage_of
 from aioruntime.store.survey import survey
@@ -137,6 +137,7 @@ class ImageStore(ContentStore):
             image: its name, or the digest of its manifest: then all its names.
 
         Raises:
+            InvalidReference: *image* is no reference, such as an empty text.
             NotStored: the store has no such image.
             StoreError: the list of names can't be read or written.
         """
@@ -146,6 +147,7 @@ class ImageStore(ContentStore):
         """Let an image be collected again; harmless if it was not pinned.
 
         Raises:
+            InvalidReference: *image* is no reference, such as an empty text.
             NotStored: the store has no such image.
             StoreError: the list of names can't be read or written.
         """
@@ -175,19 +177,21 @@ class ImageStore(ContentStore):
             of another image is damaged or gone, as the log tells.
 
         Raises:
+            InvalidReference: *image* is no reference, such as an empty text.
             NotStored: the store has no such image.
             InvalidSpec: it is pinned.
             StoreError: a blob can't be removed; its name and the other blobs are gone.
         """
 
         def look() -> tuple[Survey, Plan]:
-            seen = self._look(whole=True)
-            named = read_names(self._layout)
+            self._layout.refuse_foreign()
+            named = read_names(self._layout, whole=True)
             names = self._names_of(named, image)
             if pinned := named.pinned.intersection(names):
                 raise InvalidSpec(
                     f"{min(pinned)} is pinned; unpin it first (ImageStore.unpin, aioruntime store unpin)"
                 )
+            seen = self._look(whole=True)
             return seen, plan_removal(seen, names)
 
         report = await collect(self._layout, self._threads, *await self._threads.run(look))
@@ -199,7 +203,7 @@ class ImageStore(ContentStore):
     def _names_of(self, named: Named, image: OciRef | str) -> list[str]:
         names = named.names_of(image)
         if not names:
-            raise NotStored(f"{image} is not in the store {self.path}; `aioruntime store ls` lists what is")
+            raise not_stored(image, self.path)
         return names
 
     # Other layouts
@@ -210,8 +214,9 @@ class ImageStore(ContentStore):
         Of what is here already, manifests and indexes are read, and brought again if they are damaged. Layers
         and configs with the right size are not read: ``verify(repair=True)`` puts those aside that were
         altered, and then they are brought again. All that comes is hashed on the way. Nothing gets a name
-        before all images are here whole, and then all do at once. Images without a name are left out where
-        others have one. Of an index come the platforms that the layout has.
+        before all images are here whole, and then all do at once. Images without a name, or with their digest
+        as one, are left out where others have a name, as the log tells. Of an index come the platforms that
+        the layout has.
 
         A full reference (``ghcr.io/org/tool:1``) means the image from then on, in place of an older one, as
         when it is pulled. A short name, such as ``latest``, which many layouts have, is never taken from
@@ -254,6 +259,7 @@ class ImageStore(ContentStore):
             path: the layout's directory: a layout to add to, or empty, or not there.
 
         Raises:
+            InvalidReference: *image* is no reference, such as an empty text.
             NotStored: the store has no such image.
             LayersMissing: not all of the image is in the store.
             DigestMismatch: a blob of the store is damaged.
@@ -290,13 +296,17 @@ class ImageStore(ContentStore):
             What was removed, and what the store takes then: more than *max_bytes* if the rest is in use.
 
         Raises:
-            InvalidSpec: *max_bytes*, *older_than* or *wait* is negative.
+            InvalidSpec: *max_bytes*, *older_than* or *wait* is negative, or of another type.
             StoreBusy: another still prunes after *wait* seconds.
             StoreError: something can't be looked at, or a name not be removed; a list of names is damaged
                 or gone, so that it is not known what is needed; the directory is no store.
         """
+        if not isinstance(older_than, timedelta | None):
+            raise InvalidSpec(f"older_than is {older_than!r}; it has to be a datetime.timedelta")
         age = None if older_than is None else older_than // timedelta(microseconds=1) * 1000
         for name, value in (("max_bytes", max_bytes), ("older_than", age), ("wait", wait)):
+            if value is not None and not isinstance(value, int | float):
+                raise InvalidSpec(f"{name} is {value!r}; it has to be a number")
             if value is not None and value < 0:
                 raise InvalidSpec(f"{name} is {value}; it can't be negative")
 

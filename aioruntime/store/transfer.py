@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ("export_layout", "import_layout")
 
+import logging
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,7 +13,6 @@ from aioruntime.errors import (
     InvalidReference,
     InvalidSpec,
     LayersMissing,
-    NotStored,
     one_line,
 )
 from aioruntime.oci import media_types
@@ -22,7 +22,7 @@ from aioruntime.oci.reference import OciRef
 from aioruntime.store import blobs, directories
 from aioruntime.store.carry import Placing, Reading
 from aioruntime.store.foreign import ForeignLayout
-from aioruntime.store.names import change_names, read_names
+from aioruntime.store.names import change_names, not_stored, read_names
 from aioruntime.store.tree import read_tree
 from aioruntime.tasks import task_group
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from aioruntime.store.store import ImageStore
     from aioruntime.store.threads import Threads
 
+_log = logging.getLogger("aioruntime")
 _DOCUMENT_LIMIT = 16 * 2**20
 _T = TypeVar("_T")
 
@@ -47,8 +48,10 @@ async def import_layout(
     if name is not None:
         name = OciRef.parse(name).canonical
     source = ForeignLayout(path)
-    images = _chosen(await threads.run(source.images), name, source.root)
+    listed = await threads.run(source.images)
+    images = _chosen(listed, name, source.root)
     kept = {} if name else images  # a name that was asked for is given
+    _tell_left_out(listed, images, source.root)
 
     def naming(named: Named) -> Named:
         _refuse_taken(named, kept, source.root)
@@ -106,6 +109,17 @@ def _chosen(found: Mapping[str, Descriptor], name: str | None, path: Path) -> di
     return named
 
 
+def _tell_left_out(listed: Mapping[str, Descriptor], images: Mapping[str, Descriptor], path: Path) -> None:
+    taken = {descriptor.digest for descriptor in images.values()}
+    if left := sorted({descriptor.digest for descriptor in listed.values()} - taken):
+        _log.warning(
+            "%s: left out, since they have no name there: %s; name them there and import again, "
+            "or import each from a layout of its own under a name (name=, --name)",
+            path,
+            one_line(", ".join(left)),
+        )
+
+
 def _refuse_taken(named: Named, images: Mapping[str, Descriptor], path: Path) -> None:
     """Raise if an image would take the name of another; a full reference may, as when it is pulled."""
     for name, descriptor in images.items():
@@ -114,7 +128,7 @@ def _refuse_taken(named: Named, images: Mapping[str, Descriptor], path: Path) ->
             raise InvalidSpec(
                 f"{one_line(name)} is {descriptor.digest} in {path}, but the store has another image of that "
                 f"name, {there.digest}; remove that (aioruntime store rm), or import the image, if it is the "
-                "only one there, under a full name (name=, --name)"
+                "only one there, under a full reference such as ghcr.io/org/tool:1 (name=, --name)"
             )
 
 
@@ -221,9 +235,7 @@ def _found(layout: Layout, image: OciRef | str) -> tuple[str, Descriptor]:
         digest = ImageDigest(str(image))
         raw = blobs.read(layout, digest, _DOCUMENT_LIMIT)
     except (InvalidReference, LayersMissing):
-        raise NotStored(
-            f"{one_line(str(image))} is not in the store at {layout.root}; pull it first"
-        ) from None
+        raise not_stored(image, layout.root) from None
     document = decode_document(raw, None, digest)
     kind = media_types.OCI_INDEX if isinstance(document, Index) else media_types.OCI_MANIFEST
     return str(digest), Descriptor(document.media_type or kind, digest, len(raw))

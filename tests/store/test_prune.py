@@ -302,9 +302,18 @@ async def test_dry_run(store: ImageStore) -> None:
     assert told.images == ("a", "b")
 
 
-@pytest.mark.parametrize("wrong", [{"max_bytes": -1}, {"older_than": timedelta(days=-1)}, {"wait": -1.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_bytes": -1},
+        {"max_bytes": "20GB"},
+        {"older_than": timedelta(days=-1)},
+        {"older_than": 5},
+        {"wait": -1.0},
+    ],
+)
 async def test_nonsense(store: ImageStore, wrong: dict[str, float]) -> None:
-    """Limits below zero are refused with their name."""
+    """Limits below zero, or of another kind, are refused with their name."""
     with pytest.raises(InvalidSpec, match=next(iter(wrong))):
         await store.prune(**wrong)  # type: ignore[arg-type]
 

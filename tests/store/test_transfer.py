@@ -88,8 +88,13 @@ async def _stored(store: ImageStore, source: Path) -> ImageDigest:
 # Import
 
 
-async def test_images_keep_their_names(store: ImageStore, source: Path) -> None:
-    """All named images of a layout are in the store, whole, by their names; an unnamed one is left out."""
+async def test_images_keep_their_names(
+    store: ImageStore, source: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All named images of a layout are in the store, whole, by their names.
+
+    One without a name is left out, and told.
+    """
     one, two, three = make_layout(source, NAME, "latest", None)
     names = await store.import_layout(str(source))
 
@@ -100,6 +105,8 @@ async def test_images_keep_their_names(store: ImageStore, source: Path) -> None:
         "latest": two["digest"],
     }
     assert not await store.has(ImageDigest(three["digest"]))
+    [message] = caplog.messages
+    assert message.startswith(f"{source}: left out, since they have no name there: {three['digest']}; name")
     assert await store.missing([]) == []
     assert await store.read(LAYER) == content(3_000_000, 0)[0]
     assert await store.verify() == []
@@ -179,7 +186,7 @@ async def test_a_short_name_of_another_image(store: ImageStore, tmp_path: Path) 
     with pytest.raises(InvalidSpec, match=told) as caught:
         await store.import_layout(two)
 
-    assert "--name" in str(caught.value)
+    assert "such as ghcr.io/org/tool:1 (name=, --name)" in str(caught.value)
     assert {name: each.digest for name, each in (await store.references()).items()} == {
         "latest": first["digest"]
     }
@@ -618,8 +625,13 @@ async def test_names_of_what_is_exported(
     assert names_in(tmp_path / "out") == {NAME: digest}
 
 
-async def test_export_by_digest(store: ImageStore, source: Path, tmp_path: Path) -> None:
-    """An image is found by its digest, whether it has a name or is one of an index."""
+async def test_export_by_digest(
+    store: ImageStore, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An image is found by its digest, whether it has a name or is one of an index.
+
+    An import tells that it leaves out what has no name beside its digest.
+    """
     inner = add_image(source, 1)
     root = add_blob(source, json.dumps({"schemaVersion": 2, "manifests": [inner]}).encode(), INDEX_TYPE)
     list_images(source, (NAME, root))
@@ -629,8 +641,13 @@ async def test_export_by_digest(store: ImageStore, source: Path, tmp_path: Path)
         await store.export_layout(digest, out)
 
     assert names_in(out) == {each["digest"]: each["digest"] for each in (root, inner)}
+    await store.export_layout(NAME, out)
+    caplog.clear()
+    assert await store.import_layout(out) == [NAME]
+    assert [inner["digest"] in message for message in caplog.messages] == [True]
+    assert root["digest"] not in caplog.text
     listed = json.loads((out / "index.json").read_bytes())["manifests"]
-    assert [entry["mediaType"] for entry in listed] == [INDEX_TYPE, inner["mediaType"]]
+    assert [entry["mediaType"] for entry in listed] == [INDEX_TYPE, inner["mediaType"], INDEX_TYPE]
 
 
 @pytest.mark.parametrize("image", ["tool:2", "sha256:" + "0" * 64, "sha256:0"])
@@ -642,6 +659,26 @@ async def test_export_of_what_is_not_stored(
     with pytest.raises(NotStored, match=f"^{image} is not in the store"):
         await store.export_layout(image, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("image", "error"), [("", InvalidReference), ("my image", InvalidReference), (None, InvalidSpec)]
+)
+async def test_what_names_no_image(
+    store: ImageStore, tmp_path: Path, image: Any, error: type[Exception]
+) -> None:
+    """What can't name an image is told as that by all that take one, and nothing is made."""
+    out = tmp_path / "out"
+    for work in (
+        store.pin(image),
+        store.unpin(image),
+        store.remove(image),
+        store.export_layout(image, out),
+    ):
+        with pytest.raises(error, match="image is None" if image is None else None):
+            await work
+    assert not store.path.exists()
+    assert not out.exists()
 
 
 async def test_export_of_what_is_not_whole(store: ImageStore, source: Path, tmp_path: Path) -> None:
