@@ -55,14 +55,35 @@ async def import_layout(
 
     def naming(named: Named) -> Named:
         _refuse_taken(named, kept, source.root)
+        # Another process may have made those blobs a moment ago; no name may outlast what it names.
+        for directory in {layout.blob(root).parent for root in roots}:
+            directories.sync(directory)
         for each, descriptor in images.items():
-            # Another process may have made that blob a moment ago; no name may outlast what it names.
-            directories.sync(layout.blob(descriptor.digest).parent)
             named = named.having(each, descriptor)
         return named
 
     _refuse_taken(await threads.run(read_names, layout), kept, source.root)
     roots = {descriptor.digest: descriptor.size for descriptor in images.values()}
+    sizes = await _sizes(store, threads, source, roots)
+    async with store.lease(sizes):
+        await _bring_all(store, layout, threads, source, roots, sizes)
+        # Images that an index lists may have been here before, and be lacking there.
+        whole = {digest for root in roots for digest in (await threads.run(read_tree, layout, root)).blobs}
+        async with store.lease(map(ImageDigest, whole - sizes.keys())):
+            for root in roots:
+                if missing := (await threads.run(read_tree, layout, root)).missing:
+                    raise _lacking(source.root, root, missing)
+                async with store.lease((), image=root):
+                    pass  # it counts as used now
+            attempt = partial(change_names, layout, naming)
+            await threads.poll(attempt, str(layout.index), layout.lock_file, singly=True)
+    return list(images)
+
+
+async def _sizes(
+    store: ImageStore, threads: Threads, source: ForeignLayout, roots: Mapping[ImageDigest, int]
+) -> dict[ImageDigest, int]:
+    """Return the bytes of each blob that is to come, images first; all that is not in *source* is here."""
     sizes = dict(roots)
     for root in roots:
         tree = await threads.run(source.tree, root)
@@ -70,27 +91,7 @@ async def import_layout(
         for digest in tree.missing:
             if not await store.has(digest, sizes[digest]):
                 raise await threads.run(source.fault, digest, sizes[digest])
-
-    async def bring(digest: ImageDigest) -> None:
-        await _bring(store, threads, source, digest, sizes[digest])
-
-    async with store.lease(sizes):
-        # What a document names comes before it, as far as that is possible.
-        await _each(threads.limit, [digest for digest in reversed(sizes) if digest not in roots], bring)
-        await _each(threads.limit, roots, bring)
-        await _mend(store, layout, threads, roots, sizes, bring)
-        # Images that an index lists may have been here before, and be lacking there.
-        whole = {digest for root in roots for digest in (await threads.run(read_tree, layout, root)).blobs}
-        async with store.lease(map(ImageDigest, whole - sizes.keys())):
-            for root in roots:
-                if missing := (await threads.run(read_tree, layout, root)).missing:
-                    raise _lacking(source.root, root, missing)
-            attempt = partial(change_names, layout, naming)
-            await threads.poll(attempt, str(layout.index), layout.lock_file, singly=True)
-    for root in roots:
-        async with store.lease((), image=root):
-            pass  # it counts as used now
-    return list(images)
+    return sizes
 
 
 def _chosen(found: Mapping[str, Descriptor], name: str | None, path: Path) -> dict[str, Descriptor]:
@@ -149,15 +150,22 @@ def _lacking(path: Path, root: ImageDigest, missing: Sequence[ImageDigest]) -> L
     )
 
 
-async def _mend(
+async def _bring_all(
     store: ImageStore,
     layout: Layout,
     threads: Threads,
-    roots: Iterable[ImageDigest],
-    sizes: Mapping[ImageDigest, int],
-    bring: Callable[[ImageDigest], Awaitable[None]],
+    source: ForeignLayout,
+    roots: Mapping[ImageDigest, int],
+    sizes: dict[ImageDigest, int],
 ) -> None:
-    """Bring documents again that are here with their size, but damaged: each once."""
+    """Bring all blobs that are not here; documents also if they are here with their size, but damaged."""
+
+    async def bring(digest: ImageDigest) -> None:
+        await _bring(store, threads, source, digest, sizes[digest])
+
+    # What a document names comes before it, as far as that is possible.
+    await _each(threads.limit, [digest for digest in reversed(sizes) if digest not in roots], bring)
+    await _each(threads.limit, roots, bring)
     left = set(sizes)
     for root in roots:
         # One that is whole again may name others that are damaged.
@@ -206,6 +214,8 @@ async def export_layout(
             f"{name}: not all of it is in the store at {store.path}; pull it first", digests=tree.missing
         )
     target = ForeignLayout(path)
+    if await threads.run(lambda: layout.root.resolve() in target.root.resolve().parents):
+        raise InvalidSpec(f"{path} is in the store itself; export to a directory outside of {layout.root}")
 
     async def place(digest: ImageDigest) -> None:
         placing = Placing(layout, target, digest, tree.sizes[digest])

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ from tests.store.helpers import (
     put_descriptor,
     save,
     save_some,
+    set_age,
 )
 from tests.store.layouts import (
     INDEX_TYPE,
@@ -733,6 +735,30 @@ async def test_export_to_a_full_disk(store: ImageStore, source: Path, tmp_path: 
 
 def _mount_read_only(disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+
+
+async def test_export_into_the_store(store: ImageStore, source: Path) -> None:
+    """An export into the store's own directory is refused before anything is written there."""
+    await _stored(store, source)
+    with pytest.raises(InvalidSpec, match="in the store itself"):
+        await store.export_layout(NAME, store.path / "blobs" / "out")
+    assert not (store.path / "blobs" / "out").exists()
+
+
+async def test_an_import_is_a_use(store: ImageStore, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """L11: an image that is imported counts as used before it has its name, whatever it was before."""
+    await _stored(store, source)
+    [image] = await store.images()
+    used = store._layout.used(image.digest)
+    set_age(used, 2)
+    give = names.change_names
+
+    def give_when_used(*arguments: Any) -> Any:
+        assert time.time() - used.stat().st_mtime < 3600
+        return give(*arguments)
+
+    monkeypatch.setattr(transfer, "change_names", give_when_used)
+    assert await store.import_layout(source) == [NAME]
 
 
 async def test_export_to_a_read_only_disk(store: ImageStore, source: Path, tmp_path: Path) -> None:
