@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import Descriptor
-from aioruntime.store import blobs, foreign, ingest, partial
+from aioruntime.store import blobs, carry, ingest, partial
 from aioruntime.store.store import ImageStore
 from aioruntime.store.threads import Threads
 from tests.store.helpers import save
@@ -27,7 +27,7 @@ FOREIGN = "of-another-tool"
 
 def small_pieces() -> None:
     """Let a small blob be written in many pieces, as a large one is."""
-    for module, name in ((partial, "CHUNK"), (ingest, "CHUNK"), (blobs, "_CHUNK"), (foreign, "_CHUNK")):
+    for module, name in ((partial, "CHUNK"), (ingest, "CHUNK"), (blobs, "_CHUNK"), (carry, "_CHUNK")):
         assert hasattr(module, name)
         setattr(module, name, PIECE)
     # One thread, so that calls come in the same order each time.
