@@ -191,17 +191,15 @@ class Layout:
         Raises:
             StoreError: something else is there.
         """
-        for _ in range(2):  # a store that is being made may grow while it is listed
-            there = {name for name in directories.names_in(self.root) if not name.startswith(".")}
-            if "oci-layout" in there:
-                return True
-            # Made in this order, before anything else but index.json.
-            ours = {"blobs", "ingest", "aioruntime", "lost+found"}
-            if "aioruntime" in there:
-                ours.add("index.json")
-            if not there - ours and ("aioruntime" in there or not directories.names_in(self.root / "blobs")):
-                return False
-        raise StoreError(f"{self.root} is no image store, it has no oci-layout; name the directory of one")
+        there = {name for name in directories.names_in(self.root) if not name.startswith(".")}
+        if "oci-layout" in there:
+            return True
+        # What comes before it, when we or another tool make a layout.
+        if there - {"blobs", "index.json", "ingest", "aioruntime", "lost+found"}:
+            raise StoreError(
+                f"{self.root} is no image store, it has no oci-layout; name the directory of one"
+            )
+        return False
 
     def refuse_foreign(self) -> None:
         """Raise StoreError if the directory has other things in it; harmless if it is not there."""

@@ -430,19 +430,27 @@ async def test_used_between_plan_and_removal_to_its_end(
     assert await store.has(loose[1])
 
 
-async def test_no_store(tmp_path: Path) -> None:
-    """A directory with other things in it is not pruned, also if it looks like a store of another program."""
+@pytest.mark.parametrize("other", [(), ("thesis.tex",)])
+async def test_no_store(tmp_path: Path, other: tuple[str, ...]) -> None:
+    """A directory without oci-layout is not pruned: another tool may be making it, or it has other things."""
+    place = tmp_path / "place"
     for name in ("blobs/sha256", "ingest"):
-        (tmp_path / name).mkdir(parents=True)
+        (place / name).mkdir(parents=True)
+    for name in other:
+        (place / name).touch()
     data, digest = content(100)
-    (tmp_path / "blobs" / "sha256" / digest.hex).write_bytes(data)
-    set_age(tmp_path / "blobs" / "sha256" / digest.hex, LONG_AGO)
+    blob = blob_path(ImageStore(place), digest)
+    blob.write_bytes(data)
+    set_age(blob, LONG_AGO)
 
-    with pytest.raises(StoreError, match="is no image store"):
-        await ImageStore(tmp_path).prune()
+    if other:
+        with pytest.raises(StoreError, match="is no image store"):
+            await ImageStore(place).prune()
+    else:
+        assert (await ImageStore(place).prune()).blobs == ()
 
-    assert (tmp_path / "blobs" / "sha256" / digest.hex).exists()
-    assert not (tmp_path / "index.json").exists()
+    assert blob.exists()
+    assert not (place / "index.json").exists()
 
 
 async def test_one_that_can_not_be_removed(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
