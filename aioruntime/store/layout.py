@@ -194,8 +194,8 @@ class Layout:
         there = {name for name in directories.names_in(self.root) if not name.startswith(".")}
         if "oci-layout" in there:
             return True
-        # What comes before it, when we or another tool make a layout.
-        if there - {"blobs", "index.json", "ingest", "aioruntime", "lost+found"}:
+        # These come first, whether we or another tool make a layout; that one may have temporary files here.
+        if there - {"lost+found"} and there.isdisjoint(("blobs", "ingest", "aioruntime")):
             raise StoreError(
                 f"{self.root} is no image store, it has no oci-layout; name the directory of one"
             )
