@@ -212,7 +212,8 @@ async def test_no_descriptor_left(
 
         def refuse(there: Path) -> files.File | None:
             if there == path:
-                raise explained(OSError(errno.EMFILE, "Too many open files"), there)
+                cause = OSError(errno.EMFILE, "Too many open files")
+                raise explained(cause, there) from cause
             return opened(there)
 
         async def look(*_: object) -> list[ar.ImageDigest]:
