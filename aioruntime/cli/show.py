@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("as_json", "as_size", "bytes_of", "show", "table_of_images", "table_of_usage", "time_of", "told")
+__all__ = ("as_json", "bytes_of", "show", "table_of_images", "table_of_usage", "time_of", "told")
 
 import re
 import sys
@@ -97,11 +97,6 @@ def as_json(value: Any) -> Any:
     if hasattr(value, "total"):
         plain["total"] = value.total
     return plain
-
-
-def as_size(size: int) -> str:
-    """Return a number of bytes as people read it."""
-    return decimal(size)
 
 
 def table_of_images(images: Sequence[StoredImage]) -> Table:

@@ -10,10 +10,11 @@ from pathlib import Path  # noqa: TC003 - typer reads it
 from typing import Annotated, NoReturn
 
 import typer
+from rich.filesize import decimal
 
 from aioruntime.cli.loop import run_command
 from aioruntime.cli.progress import reporter
-from aioruntime.cli.show import as_size, bytes_of, show, table_of_images, table_of_usage, time_of, told
+from aioruntime.cli.show import bytes_of, show, table_of_images, table_of_usage, time_of, told
 from aioruntime.errors import StoreError, one_line
 from aioruntime.store.store import ImageStore
 from aioruntime.tasks import in_thread
@@ -164,7 +165,7 @@ def remove(image: Image, store: Store = None, json: Json = False) -> NoReturn:
     async def work() -> int:
         freed = await (await _store(store)).remove(image)
         done = {"removed": image, "freed_bytes": freed}
-        show(done, lambda: f"removed {one_line(image)}, {as_size(freed)} freed", json=json)
+        show(done, lambda: f"removed {one_line(image)}, {decimal(freed)} freed", json=json)
         return 0
 
     sys.exit(run_command(work()))

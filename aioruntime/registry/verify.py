@@ -53,8 +53,8 @@ def check_digest(raw: bytes, digest: ImageDigest, what: str, host: str) -> None:
     Raises:
         DigestMismatch: it is not.
     """
-    if not digest.matches(raw):
-        found = digest.actual(raw)
+    found = digest.actual(raw)
+    if found != digest:
         raise DigestMismatch(
             f"{what}: {host} served a document with digest {found} for {digest}; it was thrown away",
             expected=digest,

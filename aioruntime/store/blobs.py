@@ -48,8 +48,9 @@ def read(layout: Layout, digest: ImageDigest, limit: int) -> bytes:
         raise StoreError(
             f"{layout.blob(digest)} has more than {limit} bytes; it is too large to be read whole"
         )
-    if not digest.matches(data):
-        raise _altered(layout, digest, digest.actual(data))
+    actual = digest.actual(data)
+    if actual != digest:
+        raise _altered(layout, digest, actual)
     return data
 
 

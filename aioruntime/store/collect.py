@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from aioruntime.errors import StoreError, StoreFull, one_line
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.store import directories, files
+from aioruntime.store.layout import digest_of_partial
 from aioruntime.store.lease import leased
 from aioruntime.store.names import change_names, read_names
 from aioruntime.store.prune import UNNAMED_NS
@@ -220,7 +221,7 @@ class _Collection:
             if not lock.in_place():
                 return None
             for path, size in paths:
-                digest = path.name.replace("-", ":", 1)
+                digest = digest_of_partial(path.name)
                 if path.parent != self._layout.ingest or (digest not in busy and self._left(path)):
                     with self._going_on():
                         self._drop_file(path, size)

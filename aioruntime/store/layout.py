@@ -16,7 +16,7 @@ All of it has the permissions of the root, and blobs but for the right to write.
 
 from __future__ import annotations
 
-__all__ = ("Layout",)
+__all__ = ("Layout", "digest_of_partial", "hash_put_aside")
 
 import re
 import secrets
@@ -35,6 +35,16 @@ if TYPE_CHECKING:
 _VERSION = b'{"imageLayoutVersion":"1.0.0"}'
 _NOTE_NAME = re.compile(r"[a-z0-9._-]{1,128}", re.ASCII)
 _LIST_LIMIT = 64 * 2**20
+
+
+def digest_of_partial(name: str) -> str:
+    """Return the digest of the blob whose partial file has that name, as plain text."""
+    return name.replace("-", ":", 1)
+
+
+def hash_put_aside(name: str) -> str:
+    """Return the hash of the blob that was put aside under that name, if it was one."""
+    return name.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)

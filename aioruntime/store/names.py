@@ -192,8 +192,12 @@ def _merged(record: _Record, raw: bytes, layout: Layout) -> Named:
         if ours is not None and ours.digest == theirs.digest:
             continue
         # What was removed another tool may bring again; a lost update brings the name alone.
-        reasons = (theirs.digest in record.meant(name), not _was_here(layout, theirs.digest))
-        if any(reasons) if ours is not None else all(reasons):
+        meant = theirs.digest in record.meant(name)
+        if ours is None:
+            lost = meant and not _was_here(layout, theirs.digest)
+        else:
+            lost = meant or not _was_here(layout, theirs.digest)
+        if lost:
             digests.remove(theirs.digest)
         else:
             images[name] = theirs

@@ -12,6 +12,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from aioruntime.oci.digest import ImageDigest
+from aioruntime.store.layout import digest_of_partial, hash_put_aside
 from aioruntime.store.order import by_parts
 
 if TYPE_CHECKING:
@@ -87,14 +88,14 @@ class _Keeping:
             self.total -= size
 
     def drop_partial(self, name: str) -> None:
-        if name.replace("-", ":", 1) not in self._survey.leased and name not in self.partial:
+        if digest_of_partial(name) not in self._survey.leased and name not in self.partial:
             self.partial[name] = None
             self.total -= self._survey.partial[name].size
 
     def drop_damaged(self) -> None:
         """Drop what was put aside, but for what tells that a document is not just one of other platforms."""
         kept = {document.hex for documents in self.unread.values() for document in documents}
-        self.damaged = [name for name in self._survey.damaged if name.partition(".")[0] not in kept]
+        self.damaged = [name for name in self._survey.damaged if hash_put_aside(name) not in kept]
         self.total -= sum(self._survey.damaged[name].size for name in self.damaged)
 
     def unnamed(self) -> list[str]:

@@ -23,7 +23,7 @@ from aioruntime.store import blobs, directories
 from aioruntime.store.carry import Placing, Reading
 from aioruntime.store.foreign import ForeignLayout
 from aioruntime.store.names import change_names, not_stored, read_names
-from aioruntime.store.tree import read_tree
+from aioruntime.store.tree import DOCUMENT_LIMIT, read_tree
 from aioruntime.tasks import task_group
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from aioruntime.store.threads import Threads
 
 _log = logging.getLogger("aioruntime")
-_DOCUMENT_LIMIT = 16 * 2**20
 _T = TypeVar("_T")
 
 
@@ -243,7 +242,7 @@ def _found(layout: Layout, image: OciRef | str) -> tuple[str, Descriptor]:
         return str(image) if image == descriptor.digest else name, descriptor
     try:
         digest = ImageDigest(str(image))
-        raw = blobs.read(layout, digest, _DOCUMENT_LIMIT)
+        raw = blobs.read(layout, digest, DOCUMENT_LIMIT)
     except (InvalidReference, LayersMissing):
         raise not_stored(image, layout.root) from None
     document = decode_document(raw, None, digest)

@@ -6,7 +6,7 @@ put into the store is listed too, also if it is no image that could be run.
 
 from __future__ import annotations
 
-__all__ = ("Tree", "read_tree")
+__all__ = ("DOCUMENT_LIMIT", "Tree", "put_aside_blobs", "read_tree")
 
 import enum
 from dataclasses import dataclass
@@ -19,13 +19,14 @@ from aioruntime.errors import DigestMismatch, LayersMissing
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.documents import digest_hook
 from aioruntime.store import blobs, directories
+from aioruntime.store.layout import hash_put_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from aioruntime.store.layout import Layout
 
-_DOCUMENT_LIMIT = 16 * 2**20
+DOCUMENT_LIMIT = 16 * 2**20
 _COUNT_LIMIT = 1_000_000
 _T = TypeVar("_T")
 
@@ -102,7 +103,7 @@ def read_tree(
         sound = size is not None
         if size is not None and role is not _Role.LEAF:
             read.add(entry.digest)
-            children = _children(layout, entry.digest) if size <= _DOCUMENT_LIMIT else []
+            children = _children(layout, entry.digest) if size <= DOCUMENT_LIMIT else []
             sound = children is not None
             todo += reversed(_wanted(children or [], size_of))
         if not sound or size != sizes[entry.digest]:
@@ -115,7 +116,7 @@ def read_tree(
 
 def put_aside_blobs(layout: Layout) -> set[str]:
     """Return the hashes that what was put aside had as its names."""
-    return {name.partition(".")[0] for name in directories.names_in(layout.damaged)}
+    return {hash_put_aside(name) for name in directories.names_in(layout.damaged)}
 
 
 def _size(layout: Layout, digest: ImageDigest) -> int | None:
@@ -135,7 +136,7 @@ def _wanted(
 def _children(layout: Layout, digest: ImageDigest) -> list[tuple[_Role, _Entry]] | None:
     """List what a document names; None if it is damaged."""
     try:
-        members = _decoded(blobs.read(layout, digest, _DOCUMENT_LIMIT), dict[str, msgspec.Raw])
+        members = _decoded(blobs.read(layout, digest, DOCUMENT_LIMIT), dict[str, msgspec.Raw])
     except (LayersMissing, DigestMismatch):
         return None
     return list(_named(members)) if members else []
