@@ -6,10 +6,11 @@ own; what these functions run is over when they return or raise, whoever cancels
 
 from __future__ import annotations
 
-__all__ = ("in_thread", "task_group", "to_completion")
+__all__ = ("beside", "end", "in_thread", "iterating", "task_group", "to_completion")
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple
@@ -18,7 +19,7 @@ import anyio
 import anyio.to_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 
     from anyio.abc import TaskGroup
 
@@ -44,6 +45,69 @@ async def to_completion(work: Coroutine[Any, Any, T]) -> T:
             cancelled.add_note(f"meanwhile: {failure!r}")
         raise cancelled
     return task.result()
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run *work* beside a block and end it with the block; what it raises is raised at the end.
+
+    Other than a task group's, such a block may be left by another task than the one that entered it, as
+    fixtures of tests are; so an error of *work* does not cut it short.
+    """
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        await end(task)
+    if not task.cancelled():
+        task.result()
+
+
+async def end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel *tasks* and return when they have ended, however often we are cancelled."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await to_completion(_settled(tasks))
+
+
+async def _settled(tasks: tuple[asyncio.Task[Any], ...]) -> None:
+    await asyncio.wait(tasks)
+
+
+@asynccontextmanager
+async def iterating(generator: AsyncGenerator[T, None]) -> AsyncIterator[AsyncIterator[T]]:
+    """Give what *generator* yields, for the time of the context, and close it with the context.
+
+    A generator by itself can't be closed while another task waits for its next value. Here that task gets
+    `anyio.ClosedResourceError`.
+    """
+    steps = _Steps(generator)
+    try:
+        yield steps
+    finally:
+        await to_completion(steps.close())
+
+
+class _Steps(AsyncIterator[T]):
+    def __init__(self, generator: AsyncGenerator[T, None]) -> None:
+        self._generator = generator
+        self._lock = anyio.Lock(fast_acquire=True)
+        self._step = anyio.CancelScope()
+        self._closed = False
+
+    async def __anext__(self) -> T:
+        async with self._lock:
+            if not self._closed:
+                with anyio.CancelScope() as self._step:
+                    return await anext(self._generator)
+        raise anyio.ClosedResourceError
+
+    async def close(self) -> None:
+        self._closed = True
+        self._step.cancel()
+        async with self._lock:
+            await self._generator.aclose()
 
 
 class _Job(Generic[T]):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aioruntime.store.layout import Layout
-    from aioruntime.store.names import Named
+    from aioruntime.store.named import Named
     from aioruntime.store.prune import Plan
     from aioruntime.store.survey import Survey
     from aioruntime.store.threads import Threads
@@ -126,7 +126,7 @@ class _Collection:
         return [
             name
             for name, digest in self._plan.images.items()
-            if name in named.images and named.images[name].digest == digest
+            if named.means(name, digest)
             if name not in kept and digest not in kept
             if forced or last_used(self._layout, digest) in (None, self._used[name])
         ]
@@ -197,7 +197,7 @@ class _Collection:
         """Give what may be of the dead; what the living need of it is locked, or young."""
         layout = self._layout
         ours, old = layout.images.parent, time.time_ns() - UNNAMED_NS
-        for directory in (layout.root, ours, layout.root / "blobs"):
+        for directory in (layout.root, ours, layout.owners, layout.root / "blobs"):
             for name, found in directories.scan(directory):
                 half_written = name.startswith(".") and name.endswith(".new")
                 half_made = name.startswith(directories.UNFINISHED) and found.modified_ns < old

@@ -95,7 +95,15 @@ def digests(raw: bytes | None, source: str) -> list[ImageDigest]:
     return found
 
 
-def updated(raw: bytes | None, named: Mapping[str, Descriptor], gone: Collection[str], source: str) -> bytes:
+def updated(
+    raw: bytes | None,
+    named: Mapping[str, Descriptor],
+    gone: Collection[str],
+    source: str,
+    *,
+    others: Collection[ImageDigest] = (),
+    first: Collection[str] = (),
+) -> bytes:
     """Return the index with some names in it and some not, all else unchanged.
 
     Args:
@@ -103,6 +111,8 @@ def updated(raw: bytes | None, named: Mapping[str, Descriptor], gone: Collection
         named: what other tools shall find, by name, such as ``docker.io/library/ubuntu:22.04``.
         gone: names, or digests of entries without a name, that shall not be there.
         source: the index's path, for messages.
+        others: digests of entries that shall not be there, whatever their names.
+        first: names of which only the first entry is meant; further ones stay as they are.
 
     Raises:
         NotAnIndex: *raw* is not an index.
@@ -110,11 +120,15 @@ def updated(raw: bytes | None, named: Mapping[str, Descriptor], gone: Collection
     members = _members(raw, source)
     left = {name: msgspec.Raw(_encoded(name, descriptor)) for name, descriptor in named.items()}
     entries: list[msgspec.Raw] = []
+    seen = set()
     for old in _entries(members, source):
-        name = _name(old)
-        if (_digest(old) if name is None else name) in gone:
+        name, digest = _name(old), _digest(old)
+        called = digest if name is None else name
+        further = called in seen and called in first
+        seen.add(called)
+        if digest in others or (called in gone and not further):
             continue
-        if name is None or name not in named:
+        if further or name is None or name not in named:
             entries.append(old)
         elif name in left:
             entries.append(left.pop(name))

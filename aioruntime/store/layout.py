@@ -10,6 +10,7 @@ Follows ``image-layout.md`` of the OCI image specification::
     aioruntime/leases/<random>                          digests in use; its owner holds a lock on it
     aioruntime/used/<algorithm>-<hex>                   its time is when the image was last used
     aioruntime/damaged/<name>.<random>                  what was put aside
+    aioruntime/owners/<owner>/<container>.json          containers of one runtime, which locks `lock` there
 
 All of it has the permissions of the root, and blobs but for the right to write.
 """
@@ -122,6 +123,11 @@ class Layout:
     def damaged(self) -> Path:
         """The directory of what was put aside."""
         return self.root / "aioruntime" / "damaged"
+
+    @property
+    def owners(self) -> Path:
+        """The directory of what runtimes record of their containers."""
+        return self.root / "aioruntime" / "owners"
 
     def put_aside(self, path: Path) -> None:
         """Move what is at *path*, of whatever kind, to where `damaged` files are; harmless if it is gone."""

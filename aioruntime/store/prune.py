@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.store.layout import digest_of_partial, hash_put_aside
 from aioruntime.store.order import by_parts
+from aioruntime.store.survey import Seen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from aioruntime.store.survey import Seen, Survey
+    from aioruntime.store.survey import Survey
     from aioruntime.store.tree import Tree
 
 # What no image has may belong to one that is about to be made: an hour after its last use it is waste.
@@ -171,7 +172,8 @@ def _least_recent_first(
 def plan_removal(survey: Survey, names: Collection[str]) -> Plan:
     """Decide what goes with some images: what no other has, and nobody uses."""
     keeping = _Keeping(survey)
-    for image in survey.images:
+    others = [Seen(str(root), root, tree, 0, pinned=False) for root, tree in survey.others.items()]
+    for image in (*survey.images, *others):
         if image.name in names:
             keeping.drop_image(image)
     return keeping.plan(forced=True)

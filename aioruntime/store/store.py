@@ -21,7 +21,8 @@ from aioruntime.errors import InvalidSpec, LayersMissing, StoreFull
 from aioruntime.store import directories, transfer
 from aioruntime.store.collect import collect
 from aioruntime.store.content import ContentStore
-from aioruntime.store.names import Named, change_names, not_stored, read_names
+from aioruntime.store.named import Named, not_stored
+from aioruntime.store.names import change_names, read_names
 from aioruntime.store.prune import plan_prune, plan_removal
 from aioruntime.store.report import stored_blobs, stored_images, usage_of
 from aioruntime.store.survey import survey
@@ -186,7 +187,8 @@ class ImageStore(ContentStore):
         def look() -> tuple[Survey, Plan]:
             self._layout.refuse_foreign()
             named = read_names(self._layout, whole=True)
-            names = self._names_of(named, image)
+            others: list[str] = [digest for digest in named.others if digest == image]
+            names = others or self._names_of(named, image)
             if pinned := named.pinned.intersection(names):
                 raise InvalidSpec(
                     f"{min(pinned)} is pinned; unpin it first (ImageStore.unpin, aioruntime store unpin)"

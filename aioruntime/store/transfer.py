@@ -22,7 +22,8 @@ from aioruntime.oci.reference import OciRef
 from aioruntime.store import blobs, directories
 from aioruntime.store.carry import Placing, Reading
 from aioruntime.store.foreign import ForeignLayout
-from aioruntime.store.names import change_names, not_stored, read_names
+from aioruntime.store.named import not_stored
+from aioruntime.store.names import change_names, read_names
 from aioruntime.store.tree import DOCUMENT_LIMIT, read_tree
 from aioruntime.tasks import task_group
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from aioruntime.store.ingest import Ingest
     from aioruntime.store.layout import Layout
-    from aioruntime.store.names import Named
+    from aioruntime.store.named import Named
     from aioruntime.store.store import ImageStore
     from aioruntime.store.threads import Threads
 

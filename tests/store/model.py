@@ -24,7 +24,8 @@ def _document(kind: str, *parts: bytes) -> bytes:
 
 _LEAVES = [content(size, seed=size)[0] for size in (0, 1, 50, 64, 200, 700)]
 _MANIFESTS = [_document("layers", *_LEAVES[a:b]) for a, b in ((0, 3), (1, 5), (4, 6))]
-_INDEX = _document("manifests", _MANIFESTS[0], _MANIFESTS[2], b"of another platform, which is not here")
+_ABSENT = b"of another platform, which is not here"
+_INDEX = _document("manifests", _MANIFESTS[0], _MANIFESTS[2], _ABSENT)
 CONTENT = {ImageDigest.of(data): data for data in (*_LEAVES, *_MANIFESTS, _INDEX)}
 DIGESTS = list(CONTENT)
 IMAGES = DIGESTS[len(_LEAVES) :]
@@ -77,9 +78,10 @@ class State:
     def counts(self, name: str, digest: ImageDigest) -> bool:
         """Tell whether what the index says of a name is more than a lost update."""
         ours = self.record.get(name)
-        here = digest in self.blobs or digest.hex in {name for name, _ in self.damaged}
+        here = digest in self.blobs
+        aside = digest.hex in {name for name, _ in self.damaged}
         before = digest in self.meant.get(name, ())
-        return ours == digest or ((here and not before) if ours else (here or not before))
+        return ours == digest or (((here or aside) and not before) if ours else (here or not before))
 
     @property
     def promised(self) -> tuple[object, ...]:
@@ -109,7 +111,9 @@ class State:
             found.add(digest)
             if self.blobs.get(digest) != CONTENT.get(digest) or digest not in IMAGES:
                 continue
-            todo += [child for child in CHILDREN[digest] if child not in IMAGES or child in self.blobs]
+            here = [child for child in CHILDREN[digest] if child not in IMAGES or child in self.blobs]
+            # Of an index of which nothing is here, nobody knows the platform that was asked for.
+            todo += here or [*CHILDREN[digest], ImageDigest.of(_ABSENT)]
         return found
 
     def unread(self, root: ImageDigest) -> set[ImageDigest]:
@@ -136,7 +140,7 @@ class State:
         return set().union(*(self.tree(root) for root in self.named.values())) & self.blobs.keys()
 
     def renamed(self, named: Mapping[str, ImageDigest], pins: frozenset[str]) -> State:
-        """Other names: ours are recorded, those of others stay where they are, all are in the index."""
+        """Other names: ours are recorded, those of others stay where they are, all that count are listed."""
         before = self.named
         ours = {
             name: digest
@@ -144,16 +148,16 @@ class State:
             if name in self.record or name in pins or before.get(name) != digest
         }
         gone = before.keys() - named.keys()
-        others = {name: digest for name, digest in self.index.items() if name not in gone}
-        meant = self.meaning(ours, self.meant.keys() | ours.keys() | gone)
+        others = {name: d for name, d in self.index.items() if name not in gone and self.counts(name, d)}
+        meant = self.meaning(named, self.meant.keys() | ours.keys() | gone)
         return replace(self, record=ours, index={**others, **ours}, pins=pins, meant=meant, garbled=False)
 
-    def meaning(self, ours: Mapping[str, ImageDigest], names: Set[str]) -> dict[str, frozenset[ImageDigest]]:
+    def meaning(self, named: Mapping[str, ImageDigest], names: Set[str]) -> dict[str, frozenset[ImageDigest]]:
         last = [*self.named.items(), *self.record.items()]
         found = {
             name: self.meant.get(name, frozenset()).union(d for n, d in last if n == name) for name in names
         }
-        meant = {name: digests - {ours.get(name)} for name, digests in found.items()}
+        meant = {name: digests - {named.get(name)} for name, digests in found.items()}
         return {name: digests for name, digests in meant.items() if digests}
 
 

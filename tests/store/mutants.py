@@ -77,8 +77,8 @@ MUTANTS = (
     Mutant(
         "rename-of-documents",
         "Who dies while writing leaves half a list of names.",
-        "            file.rename(path)\n",
-        "            with open_existing(path) or create(path) as target:\n"
+        "\n            file.rename(path)\n",
+        "\n            with open_existing(path) or create(path) as target:\n"
         "                target.truncate(0)\n"
         "                target.write_at(0, data, 0)\n"
         "                target.sync()\n"

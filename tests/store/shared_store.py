@@ -39,6 +39,7 @@ from tests.store.uses import (
     Remove,
     SetName,
     Use,
+    touched,
 )
 
 if TYPE_CHECKING:
@@ -214,6 +215,8 @@ class SharedStore(RuleBasedStateMachine):
             said.append(self.outcome(other, OTHER))
             between.append(observe(self.root, before))
 
+        if isinstance(use, Prune) and isinstance(other, Prune):
+            other = replace(other, ranks=use.ranks)  # files have one time of their last use
         other.process = OTHER
         other.prepare(self.root)
         expected = self.expected(use, ONE)
@@ -231,6 +234,9 @@ class SharedStore(RuleBasedStateMachine):
         if isinstance(use, Prune | Remove):
             # What was chosen to go may have come to be needed, and stay.
             choices.append((result, first[0], first[1]))
+        if isinstance(use, Prune):
+            # What the other wrote is new, unless it had been there.
+            choices.append((result, first[0], replace(use, fresh=touched(other)).expect(first[1])[1]))
         leases = tuple(
             (one.process, tuple(one.digests))
             for one, ended in ((use, result), (other, said[0]))

@@ -89,7 +89,7 @@ def check_part(examples: int, place: str, chosen: str) -> None:
     )
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_shared_store() -> None:
     """L1, L2, T8: whatever happens in whatever order, what was promised holds, and nothing is half done."""

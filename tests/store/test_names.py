@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aioruntime.errors import InvalidSpec, StoreError
-from aioruntime.store import files, index
+from aioruntime.errors import InvalidSpec, NotStored, StoreError
+from aioruntime.store import files, index, names
 from aioruntime.store.index import REF_NAME
 from tests.store.helpers import MANIFEST_TYPE, blob_path, layer, put_descriptor, put_image, set_age
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from aioruntime.oci.documents import Descriptor
     from aioruntime.store.directories import Status
+    from aioruntime.store.layout import Layout
     from aioruntime.store.store import ImageStore
 
 
@@ -28,6 +30,22 @@ def read_index(store: ImageStore) -> list[dict[str, Any]]:
 
 def listed(store: ImageStore) -> list[str]:
     return [entry.get("annotations", {}).get(REF_NAME) for entry in read_index(store)]
+
+
+def entry(name: str | None, descriptor: Descriptor) -> dict[str, Any]:
+    """What another tool lists."""
+    found: dict[str, Any] = {"mediaType": MANIFEST_TYPE, "digest": descriptor.digest, "size": descriptor.size}
+    return found if name is None else {**found, "annotations": {REF_NAME: name}}
+
+
+def lists(store: ImageStore, *entries: dict[str, Any]) -> None:
+    """Write the index as another tool does."""
+    document = {"schemaVersion": 2, "manifests": list(entries)}
+    (store.path / "index.json").write_text(json.dumps(document))
+
+
+async def named(store: ImageStore) -> dict[str, str]:
+    return {name: found.digest for name, found in (await store.references()).items()}
 
 
 async def test_lost_updates_come_back(store: ImageStore) -> None:
@@ -111,16 +129,229 @@ async def test_brought_again_by_another_tool(store: ImageStore) -> None:
     assert (await store.references())["a"].digest == image.digest
 
 
+async def test_named_anew_by_another_tool(store: ImageStore) -> None:
+    """L9: what another tool gives a name to that was removed keeps it, whatever else changes meanwhile."""
+    image = await put_image(store, "a", 1)
+    await store.remove("a")
+    missing = "sha256:" + "1" * 64
+    lists(store, {**entry("a", image), "digest": missing})
+    other = await put_image(store, "b", 2)
+    await store.prune()
+
+    assert await named(store) == {"a": missing, "b": other.digest}
+
+
 async def test_meanings_are_forgotten(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """L9: after an hour another tool may give a name back to what it meant before."""
     old = await put_image(store, "a", 1)
     before = (store.path / "index.json").read_bytes()
-    await put_image(store, "a", 2)
+    new = await put_image(store, "a", 2)
+    (store.path / "index.json").write_bytes(before)
+    set_age(store.path / "index.json", -1)  # a clock that was wrong
+
+    assert await named(store) == {"a": new.digest}
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3601)
+    set_age(store.path / "index.json", 0)
+    assert await named(store) == {"a": old.digest}
+
+
+async def test_meanings_end_when_others_move(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """L9: the hour begins when another tool gave the name to something else, not when we take note of it."""
+    old = await put_image(store, "a", 1)
+    new = await put_image(store, "b", 2)
+    lists(store, entry("a", new), entry("b", new))
+    set_age(store.path / "index.json", 1)
+    await store.pin("b")
+    lists(store, entry("a", old), entry("b", new))
+
+    assert await named(store) == {"a": old.digest, "b": new.digest}
+
+
+async def test_meanings_do_not_come_back_by_waiting(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L9: a lost update counts for nothing, also when it is looked at much later, and we died meanwhile."""
+    await put_image(store, "a", 1)
+    await put_image(store, "gone", 3)
+    before = (store.path / "index.json").read_bytes()
+    new = await put_image(store, "a", 2)
+    await store.remove("gone")
     (store.path / "index.json").write_bytes(before)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 3601)
+    with monkeypatch.context() as patch:
+        patch.setattr("aioruntime.store.names._write_index", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await store.pin("a")
 
-    assert (await store.references())["a"].digest == old.digest
+    assert await named(store) == {"a": new.digest}
+    assert (await store.prune()).unclear == ()
+    assert [found["digest"] for found in read_index(store)] == [new.digest]
+
+
+async def test_a_name_that_another_tool_leaves_without(store: ImageStore) -> None:
+    """L9: an entry of a lost update that has lost its name, since the tool gave it to another, is nothing."""
+    old = await put_image(store, "a", 1)
+    await store.remove("a")
+    other = await put_image(store, "b", 2)
+    lists(store, entry(None, old), entry("a", other), entry("b", other))
+
+    assert {image.name for image in await store.images()} == {"a", "b"}
+    assert await named(store) == {"a": other.digest, "b": other.digest}
+    assert (await store.prune()).unclear == ()
+
+
+@pytest.mark.parametrize("removed", [False, True])
+async def test_moved_meanwhile(store: ImageStore, monkeypatch: pytest.MonkeyPatch, removed: bool) -> None:
+    """L9: what another tool gives a name to while we change others, or remove it, the name means."""
+    await put_image(store, "a", 1)
+    theirs = await put_image(store, "b", 2)
+    replace = files.replace
+
+    def moved(path: Path, data: bytes, *, over: Status | None = None) -> bool:
+        if path.name == ("index.json" if removed else "images.json"):
+            monkeypatch.setattr(files, "replace", replace)
+            lists(store, entry("a", theirs), entry("b", theirs))
+        return replace(path, data, over=over)
+
+    monkeypatch.setattr(files, "replace", moved)
+    if removed:
+        await store.remove("a")
+    else:
+        await store.pin("b")
+
+    assert await named(store) == {"a": theirs.digest, "b": theirs.digest}
+
+
+async def test_one_name_twice(store: ImageStore) -> None:
+    """L9: of what another tool lists twice by one name nothing goes but on demand, whatever we do with it."""
+    first = await put_image(store, "x", 1)
+    second = await put_image(store, "y", 2)
+    (store.path / "aioruntime" / "images.json").unlink()
+    lists(store, entry("a", first), entry("a", second))
+    await store.pin("a")
+    await put_image(store, "b", 3)
+    for path in (store.path / "blobs" / "sha256").iterdir():
+        set_age(path, 40.0)
+
+    await store.prune()
+    assert await store.has(layer(2))
+    assert [found["digest"] for found in read_index(store)][:2] == [first.digest, second.digest]
+    await store.remove(second.digest)
+    assert not await store.has(layer(2))
+    assert listed(store) == ["a", "b"]
+
+
+async def test_one_name_twice_removed(store: ImageStore) -> None:
+    """L9: a name that is removed goes with all its entries, also if the first is of a lost update."""
+    old = await put_image(store, "a", 1)
+    await put_image(store, "a", 2)
+    other = await put_image(store, "b", 3)
+    lists(store, entry("a", old), entry("a", other), entry("b", other))
+    await store.remove("a")
+
+    assert listed(store) == ["b"]
+
+
+async def test_one_name_twice_once_lost(store: ImageStore) -> None:
+    """L9: nor does the second go when the first is what a lost update has brought back, or was removed."""
+    old = await put_image(store, "a", 1)
+    new = await put_image(store, "a", 2)
+    gone = await put_image(store, "gone", 3)
+    other = await put_image(store, "other", 4)
+    third = await put_image(store, "third", 5)
+    await store.remove("gone")
+    record = store.path / "aioruntime" / "images.json"
+    known = json.loads(record.read_bytes())
+    del known["images"]["other"], known["images"]["third"]
+    record.write_text(json.dumps(known))
+    lists(store, entry("a", old), entry("a", other), entry("gone", gone), entry("gone", third))
+    await store.prune()
+
+    assert [(found["annotations"][REF_NAME], found["digest"]) for found in read_index(store)] == [
+        ("a", new.digest),
+        ("a", other.digest),
+        ("gone", third.digest),
+    ]
+
+
+async def test_named_while_its_entry_is_removed(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """L9: what another tool names while we remove it as an entry without a usable name stays."""
+    first = await put_image(store, "a", 1)
+    second = await put_image(store, "b", 2)
+    await store.set_reference("a", first)
+    (store.path / "aioruntime" / "images.json").write_text("{}")
+    lists(store, entry("a", first), entry("a", second))
+    replace = files.replace
+
+    def named_now(path: Path, data: bytes, *, over: Status | None = None) -> bool:
+        if path.name == "index.json":
+            monkeypatch.setattr(files, "replace", replace)
+            lists(store, entry("a", first), entry("keep", second))
+        return replace(path, data, over=over)
+
+    monkeypatch.setattr(files, "replace", named_now)
+    await store.remove(second.digest)
+
+    assert await named(store) == {"a": first.digest, "keep": second.digest}
+    assert await store.has(layer(2))
+
+
+async def test_what_is_no_image_can_be_removed(store: ImageStore) -> None:
+    """L9: what prune tells to hold it up, since nobody knows what it needs, can be removed as it says."""
+    image = await put_image(store, "a", 1)
+    missing = "sha256:" + "1" * 64
+    lists(store, entry("a", image), {"digest": missing})
+
+    assert (await store.prune()).unclear == (missing,)
+    await store.remove(missing)
+    assert (await store.prune()).unclear == ()
+    assert await named(store) == {"a": image.digest}
+    with pytest.raises(NotStored):
+        await store.remove(missing)
+
+
+async def test_given_what_it_means(store: ImageStore) -> None:
+    """L9: a name that another tool gave is ours once we give it, be it to the same image."""
+    image = await put_image(store, "a", 1)
+    (store.path / "aioruntime" / "images.json").write_text("{}")
+    theirs = (await store.references())["a"]
+    await store.set_reference("a", theirs)
+    lists(store)
+
+    assert await named(store) == {"a": image.digest}
+
+
+async def test_removed_when_it_was_damaged(store: ImageStore) -> None:
+    """L9: a lost update brings no image back that was put aside as damaged, and then removed."""
+    image = await put_image(store, "a", 1)
+    old = (store.path / "index.json").read_bytes()
+    os.truncate(blob_path(store, image.digest), 10)
+    assert await store.verify(repair=True) == [image.digest]
+    await store.remove("a")
+    (store.path / "index.json").write_bytes(old)
+
+    assert await named(store) == {}
+    assert (await store.prune()).unclear == ()
+
+
+async def test_cut_while_we_write(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """L9: an index that another tool leaves half written while we change it is kept, put aside."""
+    await put_image(store, "a", 1)
+    replace = files.replace
+
+    def cut(path: Path, data: bytes, *, over: Status | None = None) -> bool:
+        if path.name == "images.json":
+            (store.path / "index.json").write_text("{")
+        return replace(path, data, over=over)
+
+    monkeypatch.setattr(files, "replace", cut)
+    monkeypatch.setattr("aioruntime.store.names._PAUSE", 0)
+    await put_image(store, "b", 2)
+
+    assert listed(store) == ["a", "b"]
+    assert [path.read_text() for path in (store.path / "aioruntime" / "damaged").iterdir()] == ["{"]
 
 
 async def test_claims_of_others(store: ImageStore) -> None:
@@ -207,6 +438,7 @@ async def test_record_damaged(store: ImageStore) -> None:
     await put_image(store, "a", 1)
     record = store.path / "aioruntime" / "images.json"
     record.write_text("{")
+    lists(store, *read_index(store), {"not": "understood"})
 
     assert list(await store.references()) == ["a"]
     await put_image(store, "b", 2)
@@ -236,6 +468,28 @@ async def test_what_is_written_meanwhile_stays(store: ImageStore, monkeypatch: p
 
     assert foreign in read_index(store)
     assert listed(store) == ["a", None, "b"]
+
+
+async def test_what_is_written_just_after_we_read_stays(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L9: wherever between our looks at the index another tool writes it, what that names is not lost."""
+    theirs = await put_image(store, "a", 1)
+    read = names._index
+    for at in (1, 2):
+        left = [at]
+
+        def written_after(layout: Layout, left: list[int] = left) -> bytes | None:
+            raw = read(layout)
+            left[0] -= 1
+            if left[0] == 0:
+                lists(store, *read_index(store), entry(f"theirs{at}", theirs))  # noqa: B023
+            return raw
+
+        monkeypatch.setattr(names, "_index", written_after)
+        await put_image(store, f"b{at}", 2)
+
+    assert (await named(store)).keys() == {"a", "b1", "b2", "theirs1", "theirs2"}
 
 
 async def test_index_that_is_being_written(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
     from aioruntime.oci.documents import Descriptor
     from aioruntime.store.layout import Layout
-    from aioruntime.store.names import Named
+    from aioruntime.store.named import Named
 
 NAME = "docker.io/library/tool:1"
 LAYER = content(3_000_000, 0)[1]  # of the first image of a layout

@@ -174,8 +174,7 @@ class SetName(Use):
         after = state.renamed({**state.named, self.name: self.digest}, state.pins)
         # Also what another tool gave that name is ours from now on.
         record = {**after.record, self.name: self.digest}
-        meant = state.meaning(record, state.meant.keys() | record.keys())
-        return None, replace(after, record=record, index={**after.index, self.name: self.digest}, meant=meant)
+        return None, replace(after, record=record, index={**after.index, self.name: self.digest})
 
 
 @dataclass
@@ -235,15 +234,17 @@ class Prune(Use):
         max_bytes: as `ImageStore.prune` takes it.
         hours: as *older_than*.
         dry: as *dry_run*.
+        fresh: what was used since all got their times.
     """
 
     ranks: list[ImageDigest]
     max_bytes: int | None = None
     hours: int | None = None
     dry: bool = False
+    fresh: frozenset[ImageDigest] = frozenset()
 
     def _age(self, digest: ImageDigest) -> int:
-        return self.ranks.index(digest) * _HOUR // 3
+        return 0 if digest in self.fresh else self.ranks.index(digest) * _HOUR // 3
 
     def prepare(self, root: Path) -> None:
         now = time.time_ns() - 10**9
@@ -368,3 +369,10 @@ class Lease(Use):
 
     def expect(self, state: State) -> Outcome:
         return None, replace(state, leases=(*state.leases, (self.process, tuple(self.digests))))
+
+
+def touched(use: Use) -> frozenset[ImageDigest]:
+    """Return what has been used just now after a use."""
+    if isinstance(use, Ingest | Put | SetName):
+        return frozenset({use.digest})
+    return frozenset({use.image} if isinstance(use, Lease) and use.image is not None else ())
