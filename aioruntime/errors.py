@@ -23,10 +23,14 @@
     ├── EngineError(status, message)       Docker or Podman answered with an error
     │   ├── EngineUnavailable              no engine could be reached
     │   ├── StreamTruncated                a stream ended before its end
+    │   ├── ArchiveRefused                 files from a container that may not be unpacked here
     │   ├── ImageLoadFailed                the engine did not take the image
     │   │   └── EngineDiskFull             since its disk has no room
     │   └── ImageNotFound                  the engine has no such image
     └── RunError(container_id)             a container could not be run to its end
+        ├── RunTimeout (TimeoutError)      it took longer than it was given
+        ├── OutcomeUnknown                 how it ended can't be told any more
+        └── GpuUnavailable                 it requires a GPU, and there is none, or none such
 
 Messages name the image, digest, host or path concerned and what can be done. Text that comes from
 a registry or an engine passes `one_line` first, so it can neither forge log lines nor flood them.
@@ -36,11 +40,13 @@ from __future__ import annotations
 
 __all__ = (
     "AioRuntimeError",
+    "ArchiveRefused",
     "CredentialsError",
     "DigestMismatch",
     "EngineDiskFull",
     "EngineError",
     "EngineUnavailable",
+    "GpuUnavailable",
     "ImageLoadFailed",
     "ImageNotFound",
     "InvalidConfiguration",
@@ -50,10 +56,12 @@ __all__ = (
     "LayersMissing",
     "NotFound",
     "NotStored",
+    "OutcomeUnknown",
     "RateLimited",
     "RegistryError",
     "RequestRefused",
     "RunError",
+    "RunTimeout",
     "SizeMismatch",
     "StoreBusy",
     "StoreError",
@@ -249,11 +257,18 @@ class EngineError(AioRuntimeError):
 
 
 class EngineUnavailable(EngineError):
-    """No engine could be reached; the message lists what was tried."""
+    """No engine could be reached, or it does not answer; the message lists what was tried."""
 
 
 class StreamTruncated(EngineError):
     """A stream from the engine was cut before its end; what was received may be incomplete."""
+
+
+class ArchiveRefused(EngineError):
+    """An archive from a container is broken, or would touch files that it has no business with.
+
+    What it would have touched outside the directory that it was unpacked in is as it was.
+    """
 
 
 class ImageLoadFailed(EngineError):
@@ -278,3 +293,27 @@ class RunError(AioRuntimeError):
     def __init__(self, message: str, *, container_id: str | None = None) -> None:
         super().__init__(message)
         self.container_id = container_id
+
+
+class RunTimeout(RunError, TimeoutError):
+    """A container took longer than it was given; it was killed and removed.
+
+    Attributes:
+        stdout: what it had written to standard output until then, if that was captured, else empty.
+        stderr: likewise for standard error.
+    """
+
+    def __init__(
+        self, message: str, *, container_id: str | None = None, stdout: bytes = b"", stderr: bytes = b""
+    ) -> None:
+        super().__init__(message, container_id=container_id)
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+class OutcomeUnknown(RunError):
+    """How a container ended can't be told any more: somebody or something else removed it."""
+
+
+class GpuUnavailable(RunError):
+    """A GPU is required, and the engine has none, or none such; no container was created."""

@@ -60,6 +60,7 @@ class EngineCapabilities:
         security: security features, such as ``seccomp`` or ``selinux``.
         cpus: processors of the engine's machine.
         memory: its memory in bytes.
+        parts: what it consists of, names and versions, such as ``runc 1.1.5``.
         data_root: the directory on its machine that it keeps images in; empty if it does not say.
     """
 
@@ -86,6 +87,7 @@ class EngineCapabilities:
     security: tuple[str, ...] = ()
     cpus: int = 0
     memory: int = 0
+    parts: tuple[str, ...] = ()
     data_root: str = ""
 
     def as_text(self) -> dict[str, str]:
@@ -104,8 +106,9 @@ class EngineCapabilities:
         return _release(self.version)
 
 
-class _Component(msgspec.Struct, rename={"name": "Name"}):
+class _Component(msgspec.Struct, rename="pascal"):
     name: str = ""
+    version: str = ""
 
 
 class _Version(msgspec.Struct, rename="pascal"):
@@ -152,6 +155,13 @@ class _PodmanHost(msgspec.Struct, rename="camel"):
 class _PodmanInfo(msgspec.Struct):
     store: _PodmanStore
     host: _PodmanHost
+
+
+def _part(component: _Component) -> str:
+    """Return a part's name and version as others write them; Podman tells what its programs print."""
+    name = re.sub(r"OCI Runtime \((.*)\)", r"\1", component.name).lower().removesuffix(" engine")
+    found = re.search(r"\d\S*", component.version.split("\n", 1)[0], re.ASCII)
+    return one_line(f"{name} {found[0].rstrip(',') if found else '0'}")
 
 
 def describe(
@@ -204,6 +214,7 @@ def describe(
         local=local,
         cgroup_version=state.cgroup_version or (podman.host.cgroup_version.lstrip("v") if podman else None),
         rootless=state.rootless or "rootless" in security,
+        parts=tuple(_part(component) for component in about.components or ()),
         # Docker lists no directory where CDI is off; Podman has no switch for it.
         cdi=release >= _PODMAN_CDI if podman_engine else bool(state.cdi_spec_dirs),
         cdi_devices=tuple(d.id for d in state.discovered_devices or () if d.source == "cdi"),

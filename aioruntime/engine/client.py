@@ -21,7 +21,7 @@ from yarl import URL
 
 from aioruntime.engine.api_version import negotiate
 from aioruntime.engine.capabilities import EngineCapabilities, describe, is_podman
-from aioruntime.engine.transport import DockerError, Transport
+from aioruntime.engine.transport import DockerError, Transport, tls_hint
 from aioruntime.errors import EngineError, EngineUnavailable, StreamTruncated, one_line
 from aioruntime.tasks import task_group, to_completion
 
@@ -99,7 +99,7 @@ class EngineClient:
         with self._usable():
             document = await self.json("GET", "/version", timeout=timeout, versioned=False)
         if not isinstance(document, dict) or not isinstance(document.get("ApiVersion"), str):
-            raise EngineUnavailable(f"what answers at {self._place} is no container engine")
+            raise EngineUnavailable(f"what answers at {self.place} is no container engine")
         self.version = document
         self.api_version = negotiate(document["ApiVersion"], document.get("MinAPIVersion"))
         self.docker.api_version = f"v{self.api_version}"
@@ -137,10 +137,11 @@ class EngineClient:
         except EngineUnavailable:
             raise
         except EngineError as exc:
-            raise EngineUnavailable(f"no usable engine at {self._place}: {exc}", status=exc.status) from exc
+            raise EngineUnavailable(f"no usable engine at {self.place}: {exc}", status=exc.status) from exc
 
     @property
-    def _place(self) -> str:
+    def place(self) -> str:
+        """Where the engine is, and who said so; to be shown."""
         return f"{self.endpoint.shown_url} ({self.endpoint.source})"
 
     def path(self, path: str, *, versioned: bool = True) -> str:
@@ -168,16 +169,11 @@ class EngineClient:
             versioned: whether the API version goes in front of *path*.
 
         Raises:
-            EngineError: the engine refused, did not answer in time or answered something that is no JSON.
-            EngineUnavailable: the engine can't be reached.
+            EngineError: the engine refused, or answered something that is no JSON.
+            EngineUnavailable: the engine can't be reached, or did not answer in time.
             StreamTruncated: the connection ended before the answer did.
         """
-        data = None if body is None else json.dumps(body).encode()
-        headers = {} if data is None else {"Content-Type": "application/json"}
-        limit = aiohttp.ClientTimeout(total=timeout)
-        call = self._call(method, path, params, data, headers, limit, versioned)
-        async with call as response:
-            raw = await response.read()
+        raw = await self.send(method, path, params=params, body=body, timeout=timeout, versioned=versioned)
         if not raw.strip():
             return None
         try:
@@ -185,6 +181,23 @@ class EngineClient:
         except (ValueError, RecursionError) as exc:
             text = one_line(raw.decode(errors="replace"))
             raise EngineError(f"{method} {path}: the engine's answer is no JSON: {text}") from exc
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | list[str]] | None = None,
+        body: object = None,
+        timeout: float | None = 60,
+        versioned: bool = True,
+    ) -> bytes:
+        """Make a call and return the answer as it came; arguments and errors are those of `json`."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {} if data is None else {"Content-Type": "application/json"}
+        limit = aiohttp.ClientTimeout(total=timeout)
+        async with self._call(method, path, params, data, headers, limit, versioned) as response:
+            return await response.read()
 
     @asynccontextmanager
     async def stream(
@@ -233,31 +246,43 @@ class EngineClient:
         versioned: bool,
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
         url = URL(self.transport.base_url + self.path(path, versioned=versioned), encoded=True)
+        call = f"{method} {path}"
         response = None
         try:
-            response = await self.docker.session.request(
-                method, url, params=params, data=data, headers=headers, timeout=timeout, allow_redirects=False
-            )
-            if response.status >= 300 and response.status != 304:
-                raise await self._refusal(method, path, response)
-            yield response
-        except TimeoutError as exc:
-            within = f"within {timeout.total:g} s" if timeout.total is not None else "in time"
-            raise EngineError(f"{method} {path}: no answer from {self._place} {within}") from exc
-        except (aiohttp.ClientConnectorError, DockerError) as exc:
-            raise EngineUnavailable(f"no engine answers at {self._place}: {unreachable(exc)}") from exc
-        except (aiohttp.ClientError, ConnectionError) as exc:
-            reason = one_line(str(exc) or type(exc).__name__)
-            raise StreamTruncated(f"{method} {path}: the engine closed the connection: {reason}") from exc
+            with self.failures(call, timeout.total, answered=False):
+                response = await self.docker.session.request(
+                    method, url, params=params, data=data, headers=headers, timeout=timeout,
+                    allow_redirects=False,
+                )  # fmt: skip
+            with self.failures(call, timeout.total):
+                if response.status >= 300 and response.status != 304:
+                    raise await self._refusal(call, response)
+                yield response
         finally:
             if response is not None:
                 response.close()
 
-    async def _refusal(self, method: str, path: str, response: aiohttp.ClientResponse) -> EngineError:
+    @contextmanager
+    def failures(self, call: str, timeout: float | None = None, *, answered: bool = True) -> Iterator[None]:
+        """Raise what goes wrong with the connection of *call*, before or after its answer, as our errors."""
+        try:
+            yield
+        except TimeoutError as exc:
+            within = f"within {timeout:g} s" if timeout is not None else "in time"
+            raise EngineUnavailable(f"{call}: no answer from {self.place} {within}") from exc
+        except (aiohttp.ClientConnectorError, DockerError) as exc:
+            raise EngineUnavailable(f"no engine answers at {self.place}: {unreachable(exc)}") from exc
+        except (aiohttp.ClientError, ConnectionError) as exc:
+            if not answered and (failure := tls_hint(exc) or self.transport.failure):
+                raise EngineUnavailable(f"no engine answers at {self.place}: {failure}") from exc
+            reason = one_line(str(exc) or type(exc).__name__)
+            raise StreamTruncated(f"{call}: the engine closed the connection: {reason}") from exc
+
+    async def _refusal(self, call: str, response: aiohttp.ClientResponse) -> EngineError:
         raw = await response.content.read(_ERROR_LIMIT)
         while len(raw) < _ERROR_LIMIT and (more := await response.content.read(_ERROR_LIMIT - len(raw))):
             raw += more
-        return refusal(f"{method} {path}", response.status, raw)
+        return refusal(call, response.status, raw)
 
 
 def refusal(call: str, status: int, body: bytes) -> EngineError:
@@ -272,7 +297,7 @@ def refusal(call: str, status: int, body: bytes) -> EngineError:
 def unreachable(exc: Exception) -> str:
     """Tell why an engine can't be reached, and what can be done about it."""
     error = exc.os_error if isinstance(exc, aiohttp.ClientConnectorError) else None
-    hint = _HINTS.get(error.errno or 0) if error is not None else None
+    hint = tls_hint(exc) or (_HINTS.get(error.errno or 0) if error is not None else None)
     return hint or one_line(str((error and error.strerror) or exc))
 
 

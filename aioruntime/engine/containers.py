@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 __all__ = (
-    "ContainerState",
     "attach",
+    "commit",
     "create",
     "inspect",
     "kill",
     "list_by_image",
     "list_by_label",
+    "pause",
     "remove",
+    "resize",
     "start",
     "stop",
+    "top",
+    "unpause",
+    "update",
     "wait",
 )
 
 import json
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import anyio
-import msgspec
 
 from aioruntime.engine.attach import attach
 from aioruntime.engine.client import libpod_path, path_part
-from aioruntime.errors import EngineError, EngineUnavailable, ImageNotFound, StreamTruncated, one_line
+from aioruntime.engine.container_changes import commit, update
+from aioruntime.engine.container_state import demand_running, inspect, top
+from aioruntime.engine.liveness import while_alive
+from aioruntime.engine.removal import until_gone
+from aioruntime.errors import EngineError, ImageNotFound, StreamTruncated, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,49 +44,6 @@ _log = logging.getLogger(__name__)
 # The engine may first have to unpack or copy files for the container.
 _CREATE_SECONDS = 300.0
 _REMOVE_SECONDS = 30.0
-_UNREACHABLE_SECONDS = 2.0
-_FIRST_PAUSE = 0.05
-_LONGEST_PAUSE = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerState:
-    """The state of a container.
-
-    Attributes:
-        id: the engine's ID of it.
-        status: ``created``, ``running``, ``paused``, ``restarting``, ``exited`` or ``dead``.
-        running: whether its process runs.
-        exit_code: how its process ended; meaningless before.
-        oom_killed: whether the kernel killed it for want of memory.
-        error: why it could not be started; empty if it could.
-    """
-
-    id: str
-    status: str
-    running: bool
-    exit_code: int
-    oom_killed: bool
-    error: str
-
-    @property
-    def ended(self) -> bool:
-        """Whether its process has ended; one that is paused or being stopped has not."""
-        # ``stopped`` is Podman's, for one that has ended and is not cleaned up yet.
-        return self.status in ("exited", "stopped", "removing", "dead")
-
-
-class _State(msgspec.Struct, rename="pascal"):
-    status: str
-    running: bool = False
-    exit_code: int = 0
-    oom_killed: bool = msgspec.field(default=False, name="OOMKilled")
-    error: str | None = None
-
-
-class _Container(msgspec.Struct, rename="pascal"):
-    id: str
-    state: _State
 
 
 async def create(
@@ -142,16 +104,18 @@ async def wait(client: EngineClient, container: str) -> int:
 
     Raises:
         EngineError: there is no such container, or the engine can't tell how it ended.
+        EngineUnavailable: the engine does not answer any more.
         StreamTruncated: the engine went away while it was waited for.
     """
     path = f"/containers/{path_part(container)}/wait"
     if client.capabilities.kind == "podman":
         # Podman's version of Docker's call polls at a long interval; its own can be told a shorter one.
         params: dict[str, str | list[str]] = {"condition": ["exited", "stopped"], "interval": "10ms"}
-        code = await client.json("POST", libpod_path(path), params=params, timeout=None, versioned=False)
+        call = client.json("POST", libpod_path(path), params=params, timeout=None, versioned=False)
+        code = await while_alive(client, call)
     else:
-        answer = await client.json("POST", path, params={"condition": "not-running"}, timeout=None)
-        code = _exit_code(answer, path)
+        call = client.json("POST", path, params={"condition": "not-running"}, timeout=None)
+        code = _exit_code(await while_alive(client, call), path)
     if code is None:
         raise StreamTruncated(f"POST {path}: the engine ended its answer before the container ended")
     # Podman answers -1 for a container that was removed in the meantime.
@@ -185,29 +149,15 @@ async def remove(client: EngineClient, container: str, force: bool = True) -> No
     """
     params = {"force": "1" if force else "0", "v": "1"}
     path = f"/containers/{path_part(container)}"
-    began = anyio.current_time()
-    pause = _FIRST_PAUSE
-    while True:
-        left = max(1.0, began + _REMOVE_SECONDS - anyio.current_time())
-        try:
-            await client.json("DELETE", path, params=params, timeout=left)
-        except EngineError as exc:
-            if exc.status == 404:
-                return
-            if anyio.current_time() + pause > began + _worth_trying(exc, force):
-                raise
-        else:
-            return
-        await anyio.sleep(pause)
-        pause = min(pause * 2, _LONGEST_PAUSE)
+    if libpod := client.capabilities.kind == "podman":
+        # Docker kills. Podman 5 would first ask the process to end, and give it 10 seconds.
+        path, params = libpod_path(path), params | {"timeout": "0"}
 
+    async def ask(seconds: float) -> None:
+        await client.json("DELETE", path, params=params, timeout=seconds, versioned=not libpod)
 
-def _worth_trying(error: EngineError, force: bool) -> float:
-    """Return for how many seconds a removal that failed so may yet succeed."""
-    if isinstance(error, EngineUnavailable | StreamTruncated):
-        return _UNREACHABLE_SECONDS
     # 409: a removal is under way, or the container runs; 500: its files are still in use.
-    return _REMOVE_SECONDS if error.status == 500 or (error.status == 409 and force) else 0.0
+    await until_gone(ask, _REMOVE_SECONDS, passing={409, 500} if force else {500})
 
 
 async def kill(client: EngineClient, container: str, signal: str = "SIGKILL") -> None:
@@ -216,7 +166,8 @@ async def kill(client: EngineClient, container: str, signal: str = "SIGKILL") ->
     Raises:
         EngineError: there is no such container, or it does not run (status 409).
     """
-    await client.json("POST", f"/containers/{path_part(container)}/kill", params={"signal": signal})
+    async with demand_running(client, container):
+        await client.json("POST", f"/containers/{path_part(container)}/kill", params={"signal": signal})
 
 
 async def stop(client: EngineClient, container: str, grace: int = 10) -> None:
@@ -257,24 +208,31 @@ async def _list(client: EngineClient, by: str, value: str) -> list[str]:
         raise EngineError("the engine lists its containers in an unknown way") from exc
 
 
-async def inspect(client: EngineClient, container: str) -> ContainerState:
-    """Return the state of a container.
+async def pause(client: EngineClient, container: str) -> None:
+    """Freeze all processes of a running container.
 
     Raises:
-        EngineError: there is no such container (status 404), or the engine could not tell.
+        EngineError: there is no such container (status 404), or it does not run (status 409).
     """
-    document = await client.json("GET", f"/containers/{path_part(container)}/json")
-    try:
-        found = msgspec.convert(document, _Container)
-    except msgspec.ValidationError as exc:
-        reason = one_line(str(exc))
-        raise EngineError(f"the engine describes a container in an unknown way: {reason}") from exc
-    state = found.state
-    return ContainerState(
-        id=found.id,
-        status=state.status,
-        running=state.running,
-        exit_code=state.exit_code,
-        oom_killed=state.oom_killed,
-        error=one_line(state.error or ""),
-    )
+    async with demand_running(client, container):
+        await client.json("POST", f"/containers/{path_part(container)}/pause")
+
+
+async def unpause(client: EngineClient, container: str) -> None:
+    """Let the processes of a container go on that `pause` froze.
+
+    Raises:
+        EngineError: there is no such container (status 404), or it is not paused.
+    """
+    await client.json("POST", f"/containers/{path_part(container)}/unpause")
+
+
+async def resize(client: EngineClient, container: str, *, rows: int, columns: int) -> None:
+    """Tell the terminal of a running container its size.
+
+    Raises:
+        EngineError: there is no such container (status 404), or it does not run (status 409).
+    """
+    params = {"h": str(rows), "w": str(columns)}
+    async with demand_running(client, container):
+        await client.json("POST", f"/containers/{path_part(container)}/resize", params=params)

@@ -11,10 +11,13 @@ __all__ = ("FrameDecoder", "Output", "RawDecoder")
 from dataclasses import dataclass
 from typing import Literal
 
-from aioruntime.errors import EngineError, StreamTruncated
+from aioruntime.errors import EngineError, StreamTruncated, one_line
 
 _HEADER = 8
-# Stream 0 is stdin's echo, which Docker also writes to stdout; 3 carries an error of the engine itself.
+# Stream 0 is stdin's echo, which Docker also writes to stdout; 3 carries an error of the engine itself, such
+# as that a line of a log can't be read.
+_SYSTEM_ERROR = 3
+_ERROR_LIMIT = 4096
 _STREAMS: dict[int, Literal["stdout", "stderr"]] = {0: "stdout", 1: "stdout", 2: "stderr"}
 
 
@@ -41,21 +44,26 @@ class FrameDecoder:
         self._header = bytearray()
         self._left = 0
         self._stream: Literal["stdout", "stderr"] = "stdout"
+        self._error: bytearray | None = None
 
     def feed(self, data: bytes) -> list[Output]:
         """Take the next bytes of the stream and return the pieces of output in them, in order.
 
         Raises:
-            EngineError: the bytes are no frames, such as those of a container with a terminal.
+            EngineError: the bytes are no frames, such as those of a container with a terminal; or the engine
+                tells that it has failed.
         """
         found: list[Output] = []
         view = memoryview(data)
         while view:
             if self._left:
                 piece = bytes(view[: self._left])
-                found.append(Output(self._stream, piece))
                 self._left -= len(piece)
                 view = view[len(piece) :]
+                if self._error is None:
+                    found.append(Output(self._stream, piece))
+                else:
+                    self._take_error(piece)
                 continue
             missing = _HEADER - len(self._header)
             self._header += view[:missing]
@@ -66,14 +74,23 @@ class FrameDecoder:
 
     def _begin_frame(self) -> None:
         number = self._header[0]
-        if number not in _STREAMS or any(self._header[1:4]):
+        if number not in (*_STREAMS, _SYSTEM_ERROR) or any(self._header[1:4]):
             raise EngineError(
                 f"the engine sent output that is not in frames (header {self._header.hex()}); "
                 "does the container have a terminal?"
             )
-        self._stream = _STREAMS[number]
         self._left = int.from_bytes(self._header[4:], "big")
         self._header.clear()
+        if number == _SYSTEM_ERROR:
+            self._error = bytearray()
+        else:
+            self._stream = _STREAMS[number]
+
+    def _take_error(self, piece: bytes) -> None:
+        assert self._error is not None
+        self._error += piece[: _ERROR_LIMIT - len(self._error)]
+        if not self._left or len(self._error) == _ERROR_LIMIT:
+            raise EngineError(f"the engine failed: {one_line(self._error.decode(errors='replace'))}")
 
     def finish(self) -> None:
         """Tell that the stream has ended.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ("DockerError", "Transport")
+__all__ = ("DockerError", "Transport", "tls_hint")
 
-import asyncio
 import os
 import ssl
 from dataclasses import dataclass
@@ -15,6 +14,9 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from aioruntime.engine.endpoint import context_directory
+from aioruntime.engine.ssh import SshTunnel
+from aioruntime.engine.tls import TlsWire
+from aioruntime.engine.wire import Wire, connect_tcp, connect_unix
 from aioruntime.errors import EngineUnavailable, one_line
 
 if TYPE_CHECKING:
@@ -30,7 +32,19 @@ except RuntimeError:  # it wants a home directory when it is imported, and does 
 
 DockerError = aiodocker.DockerError
 
-_BUFFER = 64 * 1024
+_FILES = "in the directory that DOCKER_CERT_PATH names, or that of the Docker context"
+# OpenSSL's names for what went wrong.
+_CLIENTS = f"it takes only clients with a certificate of its authority: cert.pem and key.pem {_FILES}"
+_NO_TLS = "it does not speak TLS; is DOCKER_TLS_VERIFY set, or https:// given, by mistake?"
+_TLS_HINTS = {
+    "CERTIFICATE_VERIFY_FAILED": f"its certificate is not to be trusted; its authority's is ca.pem {_FILES}",
+    "ALERT_CERTIFICATE_REQUIRED": _CLIENTS,
+    "ALERT_BAD_CERTIFICATE": _CLIENTS,
+    "ALERT_UNKNOWN_CA": _CLIENTS,
+    "ALERT_CERTIFICATE_EXPIRED": f"our client certificate has expired: cert.pem {_FILES}",
+    "WRONG_VERSION_NUMBER": _NO_TLS,
+    "RECORD_LAYER_FAILURE": _NO_TLS,
+}
 
 
 @dataclass(slots=True)
@@ -49,13 +63,14 @@ class Transport:
     _path: str | None = None
     _address: tuple[str, int] | None = None
     _tls: ssl.SSLContext | None = None
+    _tunnel: SshTunnel | None = None
 
     @classmethod
     def to(cls, endpoint: Endpoint) -> Self:
         """Prepare connections to *endpoint*; none is made yet.
 
         Raises:
-            EngineUnavailable: TLS files can't be read, or ssh needs a package that is not installed.
+            EngineUnavailable: TLS files can't be read, or an ssh URL has a password.
         """
         # Followed streams keep their connection for hours. A pool limit (aiohttp's is 100) would let them
         # starve the control calls, and then the call that would end them: so there is none.
@@ -84,10 +99,10 @@ class Transport:
 
     @classmethod
     def _over_ssh(cls, url: str) -> Self:
-        docker = aiodocker.Docker(url=url, timeout=aiohttp.ClientTimeout())
-        # aiodocker's tunnel ends in a local socket, so streams can be opened on it as well.
-        path = docker.connector.path if isinstance(docker.connector, aiohttp.UnixConnector) else None
-        return cls(docker, "http://localhost", "localhost", _path=path)
+        tunnel = SshTunnel(url)
+        connector = aiohttp.UnixConnector(tunnel.path, limit=0)
+        docker = _docker("unix://localhost", connector)
+        return cls(docker, "http://localhost", "localhost", _path=tunnel.path, _tunnel=tunnel)
 
     @classmethod
     def _over_tcp(cls, endpoint: Endpoint) -> Self:
@@ -102,25 +117,49 @@ class Transport:
         url = f"{scheme}://{host}"
         return cls(_docker(url, connector), url, host, _address=(name, port), _tls=tls)
 
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def connect(self) -> Wire:
         """Open a connection of its own, for a protocol that takes over from HTTP.
 
         Raises:
             OSError: nothing answers there.
         """
         if self._path is not None:
-            return await asyncio.open_unix_connection(self._path, limit=_BUFFER)
+            return Wire(await connect_unix(self._path))
         if self._address is None:
             raise OSError("this connection can't carry streams")
-        host, port = self._address
-        return await asyncio.open_connection(host, port, ssl=self._tls, limit=_BUFFER)
+        connected = await connect_tcp(*self._address)
+        if self._tls is None:
+            return Wire(connected)
+        wire = TlsWire(connected, self._tls, self._address[0])
+        try:
+            await wire.shake_hands()
+        except BaseException:
+            wire.close()
+            raise
+        return wire
+
+    @property
+    def failure(self) -> str | None:
+        """Why the last connection did not come about, as far as its carrier knows better than aiohttp."""
+        return self._tunnel.failure if self._tunnel is not None else None
 
     async def aclose(self) -> None:
         """Close every connection."""
         session = self.docker.session
-        await self.docker.close()
-        # aiodocker leaves a session and a connector alone that it was given.
-        await session.close()
+        try:
+            await self.docker.close()
+            # aiodocker leaves a session and a connector alone that it was given.
+            await session.close()
+        finally:
+            if self._tunnel is not None:
+                await self._tunnel.aclose()
+
+
+def tls_hint(error: Exception) -> str | None:
+    """Tell what is wrong with TLS, in the user's words; None if *error* is not about that."""
+    text = str(error)
+    found = next((hint for name, hint in _TLS_HINTS.items() if name in text), None)
+    return found and f"{found} ({one_line(text)})"
 
 
 def _docker(url: str, connector: aiohttp.BaseConnector) -> aiodocker.Docker:

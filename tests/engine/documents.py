@@ -60,7 +60,7 @@ DOCKER_26_OVERLAY2: tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]
         "MemTotal": 25276502016,
         "DockerRootDir": "/var/lib/docker",
         "Name": "host",
-        "CDISpecDirs": [],
+        "CDISpecDirs": ["/etc/cdi", "/var/run/cdi"],
     },
     None,
 )
@@ -85,7 +85,7 @@ DOCKER_26_CONTAINERD: tuple[dict[str, Any], dict[str, Any], dict[str, Any] | Non
         "MemTotal": 25276502016,
         "DockerRootDir": "/var/lib/docker",
         "Name": "host",
-        "CDISpecDirs": [],
+        "CDISpecDirs": ["/etc/cdi", "/var/run/cdi"],
     },
     None,
 )

@@ -47,6 +47,7 @@ RECORDED: dict[str, tuple[Documents, dict[str, object]]] = {
             "reads_layout": False,
             "reads_zstd": True,
             "max_layers": 125,
+            "cdi": True,
         },
     ),
     "docker-26.1-containerd": (
@@ -62,6 +63,7 @@ RECORDED: dict[str, tuple[Documents, dict[str, object]]] = {
             "reads_layout": True,
             "reads_zstd": True,
             "max_layers": None,
+            "cdi": True,
         },
     ),
     "podman-4.3": (

@@ -1,44 +1,17 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from aioruntime.engine import containers
 from aioruntime.errors import EngineError, ImageNotFound
+from tests.engine.running import created, output_of, run
 from tests.support.leaks import assert_settles, snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from aioruntime.engine.client import EngineClient
-    from aioruntime.engine.frames import Output
-
-
-@asynccontextmanager
-async def created(client: EngineClient, image: str, *command: str, **fields: Any) -> AsyncIterator[str]:
-    body = {"Image": image, "Cmd": list(command), "HostConfig": {"NetworkMode": "none"}, **fields}
-    container = await containers.create(client, body)
-    try:
-        yield container
-    finally:
-        await containers.remove(client, container)
-
-
-async def output_of(attachment: AsyncIterator[Output]) -> dict[str, bytes]:
-    found = {"stdout": b"", "stderr": b""}
-    async for piece in attachment:
-        found[piece.stream] += piece.data
-    return found
-
-
-async def run(client: EngineClient, image: str, *command: str) -> tuple[int, dict[str, bytes]]:
-    async with created(client, image, *command) as container, containers.attach(client, container) as output:
-        await containers.start(client, container)
-        found = await output_of(output)
-        return await containers.wait(client, container), found
 
 
 async def test_output_of_a_container_that_ends_at_once(client: EngineClient, image: str) -> None:
@@ -121,7 +94,7 @@ async def test_no_image(client: EngineClient) -> None:
 
 
 async def test_cancelled_attach_leaves_nothing_open(client: EngineClient, image: str) -> None:
-    """An attachment whose task is cancelled closes its connection."""
+    """THREATS E9: an attachment whose task is cancelled closes its connection."""
     async with created(client, image, "sleep", "100") as container:
         before = snapshot()
         started = asyncio.Event()

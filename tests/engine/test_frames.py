@@ -46,7 +46,7 @@ def test_frames_split_anywhere(pieces: list[tuple[str, bytes]], places: list[int
 
 @given(frames.filter(bool), st.integers(0, 10_000))
 def test_cut_within_a_frame_is_told(pieces: list[tuple[str, bytes]], place: int) -> None:
-    """A stream that ends anywhere but at a frame's end is never taken for complete."""
+    """THREATS E8: a stream that ends anywhere but at a frame's end is never taken for complete."""
     data = encode(pieces)
     borders = {len(encode(pieces[:n])) for n in range(len(pieces) + 1)}
     cut = place % len(data)
@@ -60,7 +60,7 @@ def test_cut_within_a_frame_is_told(pieces: list[tuple[str, bytes]], place: int)
 
 
 def test_a_frame_of_4_gib_costs_no_memory() -> None:
-    """A payload is handed out as it comes, whatever length its frame claims."""
+    """THREATS E8: a payload is handed out as it comes, whatever length its frame claims."""
     decoder = FrameDecoder()
     assert decoder.feed(b"\x01\0\0\0\xff\xff\xff\xff") == []
     assert [decoder.feed(b"x" * 1000) for _ in range(3)] == [[Output("stdout", b"x" * 1000)]] * 3
@@ -68,11 +68,24 @@ def test_a_frame_of_4_gib_costs_no_memory() -> None:
         decoder.finish()
 
 
-@pytest.mark.parametrize("header", [b"\x03\0\0\0\0\0\0\x01", b"hello wo", b"\x01\0\x01\0\0\0\0\x01"])
+@pytest.mark.parametrize("header", [b"\x04\0\0\0\0\0\0\x01", b"hello wo", b"\x01\0\x01\0\0\0\0\x01"])
 def test_what_is_no_frame_is_refused(header: bytes) -> None:
-    """Bytes that are no frames raise, instead of being taken for output."""
+    """THREATS E8: bytes that are no frames raise, instead of being taken for output."""
     with pytest.raises(EngineError, match="not in frames"):
         FrameDecoder().feed(header)
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_an_error_of_the_engine_is_told(size: int) -> None:
+    """Docker tells in a frame of its own kind that it can't read a log; that is raised, in its words."""
+    told = b"Error grabbing logs: unexpected EOF\n"
+    data = b"\x03\0\0\0" + len(told).to_bytes(4, "big") + told
+    decoder, pieces = FrameDecoder(), [data[start : start + size] for start in range(0, len(data), size)]
+    assert [decoder.feed(piece) for piece in pieces[:-1]] == [[]] * (len(pieces) - 1)
+    with pytest.raises(EngineError, match="Error grabbing logs: unexpected EOF"):
+        decoder.feed(pieces[-1])
+    with pytest.raises(EngineError, match="xxx"):
+        FrameDecoder().feed(b"\x03\0\0\0\xff\xff\xff\xff" + b"x" * 5000)
 
 
 def test_terminal_output_is_stdout() -> None:

@@ -142,6 +142,11 @@ class Engine:
         """SIGCONT the daemon."""
         os.kill(self.pid, signal.SIGCONT)
 
+    @property
+    def cdi(self) -> Path:
+        """The directory of device descriptions that this engine, and no other, reads at each start."""
+        return self.root / "cdi"
+
     def pids(self) -> list[int]:
         """The daemon's process id and, with Docker, its containerd's."""
         below = host.descendants(self.process.pid)
@@ -160,6 +165,19 @@ class Engine:
         """What the engine says on /version."""
         found: dict[str, Any] = json.loads(ask(self.socket, "GET", "/version")[1])
         return found
+
+    def containers(self) -> list[str]:
+        """The IDs of the containers that its directory has, also of those that do not run."""
+        kept = self.data / {"docker": "containers", "podman": "overlay-containers"}[self.kind]
+        return sorted(path.name for path in kept.glob("*/"))
+
+    def remove_containers(self) -> None:
+        """Remove all containers and the volumes that they brought along."""
+        for container in self.containers():
+            target = f"/v1.40/containers/{container}?force=1&v=1"
+            if self.kind == "podman":  # it would first wait as long as the container was given to stop
+                target = f"/v4.0.0/libpod/containers/{container}?force=1&volumes=1&timeout=0"
+            ask(self.socket, "DELETE", target)
 
     def log_tail(self, lines: int = 30) -> str:
         with suppress(OSError):
@@ -188,8 +206,7 @@ def start_docker(
     require(flavor)
     root, data = _directories("docker", data)
     name = _bridge(root)
-    settings = {"features": {"containerd-snapshotter": True}} if flavor.containerd else {}
-    (root / "daemon.json").write_text(json.dumps(settings))
+    (root / "daemon.json").write_text(json.dumps(_daemon_settings(flavor)))
     argv = (
         "dockerd",
         f"--config-file={root}/daemon.json",
@@ -210,6 +227,12 @@ def start_docker(
         *arguments,
     )
     return _start(flavor, root, data, argv, _environment(root), makes_bridge=True, cgroup=name)
+
+
+def _daemon_settings(flavor: Flavor) -> dict[str, Any]:
+    if flavor.tree is None:
+        return {}  # Docker 20.10 knows none of these
+    return {"features": {"containerd-snapshotter": flavor.containerd, "cdi": True}}
 
 
 def start_podman(
@@ -251,7 +274,17 @@ def _start(
     log = root / "log"
     tree = str(flavor.tree or "")
     hidden = tuple(f"{tree}{directory}" for directory in _HIDDEN[flavor.kind])
-    spec = Spec(argv, env, str(log), (str(data), str(root)), hidden, _bridge(root), tree=tree, **settings)
+    spec = Spec(
+        argv,
+        env,
+        str(log),
+        (str(data), str(root)),
+        hidden,
+        _bridge(root),
+        tree=tree,
+        cdi=f"{root}/cdi",
+        **settings,
+    )
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.guard", spec.to_json()],
         cwd=_REPOSITORY,
@@ -275,7 +308,7 @@ def _directories(kind: Kind, data: Path | None) -> tuple[Path, Path]:
     """A fresh short directory for the sockets, and one for the data; both are removed at the end."""
     # Sockets below it carry 64-character ids and must stay under 108 bytes: hence the short names.
     root = Path(tempfile.mkdtemp(prefix=f"ai-{kind[0]}-", dir=_base()))
-    for name in ("home", "tmp", "run", "t"):
+    for name in ("home", "tmp", "run", "t", "cdi"):
         (root / name).mkdir(mode=0o700)
     return root, root / "data" if data is None else Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=data))
 

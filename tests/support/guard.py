@@ -30,7 +30,8 @@ class Spec:
     """What the guard is told: the command, its surroundings, and what to remove at the end.
 
     `hidden` directories of the host are empty for this daemon: it keeps state there whatever its options say.
-    With `tree`, another system's root directory, the daemon is that system's.
+    With `tree`, another system's root directory, the daemon is that system's. It finds what is in `cdi` in
+    /run/cdi, where every engine looks for descriptions of devices.
     """
 
     argv: tuple[str, ...]
@@ -42,6 +43,7 @@ class Spec:
     makes_bridge: bool = False
     cgroup: str = ""
     tree: str = ""
+    cdi: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -146,6 +148,8 @@ def main() -> None:
             host.enter_tree(Path(spec.tree), (*spec.directories, tempfile.gettempdir()))
         for path in spec.hidden:
             host.hide_directory(Path(path))
+        if spec.cdi:
+            host.bind(Path(spec.cdi), Path(f"{spec.tree}/run/cdi"))
         if spec.bridge and spec.makes_bridge:
             host.add_bridge(spec.bridge)
         while sys.stdin.readline() == "start\n":

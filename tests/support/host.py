@@ -53,15 +53,15 @@ def enter_tree(tree: Path, shared: Iterable[str]) -> None:
     It gets the kernel's file systems, and the `shared` directories of the host at the same place. That it is
     a mount point itself, dockerd needs to find where its data lies.
     """
-    _bind(tree, tree)
+    bind(tree, tree)
     for place in ("/proc", "/sys", "/dev", *shared):
-        target = Path(f"{tree}{place}")
-        if not target.exists():  # else it came with /dev
-            target.mkdir(parents=True)
-        _bind(Path(place), target)
+        bind(Path(place), Path(f"{tree}{place}"))
 
 
-def _bind(source: Path, target: Path) -> None:
+def bind(source: Path, target: Path) -> None:
+    """Show `source` at `target`, which is made if it is not there, for this mount namespace."""
+    if not target.exists():
+        target.mkdir(parents=True)
     flags = _MS_BIND | _MS_REC
     result = _libc.mount(os.fsencode(source), os.fsencode(target), None, flags, None)
     _check(result, f"mount --rbind {source} {target}")
@@ -194,3 +194,11 @@ def _ticks(seconds: float, step: float) -> Iterator[None]:
         time.sleep(step)
         yield
     yield
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nothing listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port

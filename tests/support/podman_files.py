@@ -23,6 +23,8 @@ def write(root: Path, data: Path, bridge: str, insecure: Sequence[str]) -> dict[
 default_ulimits = ["nofile={nofile}:{nofile}", "nproc={nproc}:{nproc}"]
 [engine]
 runtime = "runc"
+# Podman's own is one more package; this one comes with Docker.
+init_path = "/usr/bin/tini-static"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 # The default lock is one shared memory object for all of root's Podmans.

@@ -127,6 +127,7 @@ class Relay:
         task = asyncio.ensure_future(self._relay(self.connections[-1], reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        task.add_done_callback(lambda _: writer.close())  # also if it was cancelled before it began
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
