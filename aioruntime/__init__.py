@@ -8,25 +8,32 @@ from __future__ import annotations
 __all__ = (
     # Errors
     "AioRuntimeError",
+    "ArchiveRefused",
     # Values
     "ComposedImage",
     # Runtimes
+    "Container",
     "ContainerRuntime",
     # Credentials
     "Credentials",
     "CredentialsError",
     "DefaultKeychain",
+    "Device",
     "DigestMismatch",
     "DockerRuntime",
     "EngineDiskFull",
     "EngineError",
     "EngineUnavailable",
+    "Event",
     "GpuProfile",
     "GpuSpec",
+    "GpuUnavailable",
+    "HealthCheck",
     "ImageConfig",
     "ImageDigest",
     "ImageLoadFailed",
     "ImageMetadata",
+    "ImageMount",
     "ImageNotFound",
     "ImageRef",
     # The parts they are made of
@@ -40,25 +47,38 @@ __all__ = (
     "LayerProgress",
     "LayerSpec",
     "LayersMissing",
+    "Line",
     "Mount",
+    "Network",
+    "NetworkAttachment",
+    "Networks",
     "NoopProgress",
     "NotFound",
     "NotStored",
     "OciRef",
+    "OutcomeUnknown",
+    "Output",
     "PathConflict",
     "Platform",
     "PodmanRuntime",
+    "Port",
+    "Process",
     "ProgressReporter",
     "PruneReport",
+    "Pruned",
     "RateLimited",
+    "ReapReport",
     "RegistryClient",
     "RegistryError",
     "RequestRefused",
     "ResolvedImage",
+    "RestartPolicy",
     "RichProgress",
     "RunError",
     "RunOutcome",
+    "RunResult",
     "RunSpec",
+    "RunTimeout",
     "RuntimeInfo",
     "Secret",
     "SizeMismatch",
@@ -70,17 +90,31 @@ __all__ = (
     "StoredBlob",
     "StoredImage",
     "StreamTruncated",
+    "Subnet",
+    "TmpfsMount",
+    "Ulimit",
     "Unauthorized",
+    "Volume",
+    "VolumeMount",
+    "Volumes",
     "connect",
 )  # fmt: skip
 
+from aioruntime.engine.event_history import Event
+from aioruntime.engine.frames import Output
+from aioruntime.engine.network_values import Network, Subnet
+from aioruntime.engine.networks import Networks
+from aioruntime.engine.removal import Pruned
+from aioruntime.engine.volumes import Volume, Volumes
 from aioruntime.errors import (
     AioRuntimeError,
+    ArchiveRefused,
     CredentialsError,
     DigestMismatch,
     EngineDiskFull,
     EngineError,
     EngineUnavailable,
+    GpuUnavailable,
     ImageLoadFailed,
     ImageNotFound,
     InvalidConfiguration,
@@ -90,10 +124,12 @@ from aioruntime.errors import (
     LayersMissing,
     NotFound,
     NotStored,
+    OutcomeUnknown,
     RateLimited,
     RegistryError,
     RequestRefused,
     RunError,
+    RunTimeout,
     SizeMismatch,
     StoreBusy,
     StoreError,
@@ -119,13 +155,21 @@ from aioruntime.registry.credentials import Credentials, Keychain, Secret
 from aioruntime.registry.keychain import DefaultKeychain, StaticKeychain
 from aioruntime.rich_progress import RichProgress
 from aioruntime.runtime.connect import connect
+from aioruntime.runtime.container import Container
 from aioruntime.runtime.contract import ContainerRuntime
 from aioruntime.runtime.docker import DockerRuntime
+from aioruntime.runtime.lifecycle import HealthCheck, RestartPolicy
+from aioruntime.runtime.lines import Line
+from aioruntime.runtime.mounts import ImageMount, Mount, TmpfsMount, VolumeMount
+from aioruntime.runtime.networking import NetworkAttachment, Port
 from aioruntime.runtime.podman import PodmanRuntime
+from aioruntime.runtime.process import Process
+from aioruntime.runtime.reap import ReapReport
+from aioruntime.runtime.resources import Device, Ulimit
+from aioruntime.runtime.run import RunResult
 from aioruntime.runtime.spec import (
     GpuProfile,
     GpuSpec,
-    Mount,
     RunOutcome,
     RunSpec,
     RuntimeInfo,

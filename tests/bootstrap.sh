@@ -11,7 +11,7 @@ tree_packages=ca-certificates,conmon,containerd,docker.io,iptables,netavark,nfta
 
 packages='
     ca-certificates conmon debootstrap docker-registry docker.io iproute2 iptables netavark nftables
-    openssl podman procps python3-venv runc skopeo strace umoci zstd
+    openssh-client openssh-server openssl podman procps python3-venv runc skopeo strace umoci zstd
 '
 
 say() { printf '%s\n' "bootstrap: $*" >&2; }

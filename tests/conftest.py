@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import signal
-import socket
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from aioruntime.demo.registry import LocalRegistry
 from aioruntime.runtime.connect import connect
 from aioruntime.store.store import ImageStore
-from tests.support import engines, given
+from tests.support import engines, given, host
 from tests.support.tools import publish, remove_images
 
 if TYPE_CHECKING:
@@ -95,22 +95,19 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    return host.free_port()
 
 
 @pytest.fixture(scope="session")
-def docker_engine() -> Iterator[engines.Engine]:
+def docker_engine(running_engines: dict[str, engines.Engine]) -> engines.Engine:
     """A private Docker daemon for the whole session; leave it running and remove what you make."""
-    yield from started("docker-20.10")
+    return running("docker-20.10", running_engines)
 
 
 @pytest.fixture(scope="session")
-def podman_engine() -> Iterator[engines.Engine]:
+def podman_engine(running_engines: dict[str, engines.Engine]) -> engines.Engine:
     """A private Podman service for the whole session; leave it running and remove what you make."""
-    yield from started("podman-4.3")
+    return running("podman-4.3", running_engines)
 
 
 @pytest.fixture(params=["docker", "podman"])
@@ -122,11 +119,23 @@ def engine(request: pytest.FixtureRequest) -> engines.Engine:
 
 @pytest.fixture(scope="session")
 def running_engines() -> Iterator[dict[str, engines.Engine]]:
-    """Engines of other generations, each started at its first use and left running to the end."""
-    running: dict[str, engines.Engine] = {}
-    yield running
-    for engine in running.values():
-        engine.stop()
+    """The engines that tests share, each started at its first use and left running to the end."""
+    with ExitStack() as ends:
+        running: dict[str, engines.Engine] = {}
+        yield running
+        for engine in running.values():
+            ends.callback(engine.stop)
+
+
+@pytest.fixture(autouse=True)
+def no_container_left(running_engines: dict[str, engines.Engine]) -> Iterator[None]:
+    """Fail the test that leaves a container in an engine of the session, and spare the next one from it."""
+    yield
+    if not host.poll(lambda: not any(engine.containers() for engine in running_engines.values()), 10):
+        left = {name: engine.containers() for name, engine in running_engines.items()}
+        for engine in running_engines.values():
+            engine.remove_containers()
+        pytest.fail(f"containers are left: {left}")
 
 
 @pytest.fixture(params=list(engines.FLAVORS))
@@ -134,7 +143,7 @@ def every_engine(
     request: pytest.FixtureRequest, running_engines: dict[str, engines.Engine]
 ) -> engines.Engine:
     """Each generation of engine in turn, running for the whole session."""
-    return running(request.param, request, running_engines)
+    return running(request.param, running_engines)
 
 
 @pytest.fixture(params=[*engines.FLAVORS, *given.GIVEN])
@@ -145,7 +154,7 @@ def contract_engine(
 ) -> engines.Engine | given.GivenEngine:
     """Each generation of engine in turn, and those of the tester, which keep what they had."""
     if request.param in engines.FLAVORS:
-        return running(request.param, request, running_engines)
+        return running(request.param, running_engines)
     return given.look_at(request.param, tmp_path_factory.mktemp("given"))
 
 
@@ -155,14 +164,9 @@ def own_engine(request: pytest.FixtureRequest) -> Iterator[engines.Engine]:
     yield from started(request.param)
 
 
-def running(
-    name: str, request: pytest.FixtureRequest, running_engines: dict[str, engines.Engine]
-) -> engines.Engine:
+def running(name: str, running_engines: dict[str, engines.Engine]) -> engines.Engine:
     """Return the session's engine of the flavor, started if it is not yet."""
     flavor = engines.FLAVORS[name]
-    if flavor.tree is None:
-        found: engines.Engine = request.getfixturevalue(f"{flavor.kind}_engine")
-        return found
     if name not in running_engines:
         demand(flavor)
         running_engines[name] = engines.start(flavor)

@@ -69,9 +69,22 @@ async def test_the_program_runs(engine: Engine, registry: LocalRegistry, tmp_pat
     assert outcome == "0 samtools 1.16.1"
 
 
+async def test_the_program_with_a_container_in_hand_runs(
+    engine: Engine, registry: LocalRegistry, tmp_path: Path
+) -> None:
+    """The program that has a container in hand writes, reads, executes in it, and runs several."""
+    _, program, *_ = blocks("python")
+
+    lines = await output_of(program, engine, tmp_path, f"{registry.host}/samtools:gzip")
+
+    assert lines[:2] == ["stdout to cat and back", "exit code 0"]
+    assert lines[2] == "samtools 1.16.1 1 process"
+    assert sorted(lines[-2:]) == ["run 0 0", "run 1 1"]
+
+
 async def test_the_composing_program_runs(engine: Engine, registry: LocalRegistry, tmp_path: Path) -> None:
     """The program that composes, given two images, runs a tool of each, and finds no conflict."""
-    _, program, _ = blocks("python")
+    _, _, program, _ = blocks("python")
     images = [f"{registry.host}/{tool}:gzip" for tool in ("samtools", "bcftools")]
 
     lines = await output_of(program, engine, tmp_path, *images)
@@ -94,11 +107,11 @@ async def test_the_pruning_program_runs(docker_engine: Engine, tmp_path: Path) -
 
 
 def test_the_programs_are_short() -> None:
-    """There are three programs, and each has at most 25 lines."""
+    """There are four programs, and each has at most 30 lines."""
     programs = blocks("python")
 
-    assert len(programs) == 3
-    assert all(len(program.splitlines()) <= 25 for program in programs)
+    assert len(programs) == 4
+    assert all(len(program.splitlines()) <= 30 for program in programs)
 
 
 def test_the_commands_exist() -> None:
@@ -115,7 +128,7 @@ def test_the_commands_exist() -> None:
         timeout=30,
     )
 
-    assert commands == {"demo", "doctor", "pull", "push", "run", "store", "tags"}
+    assert commands == {"demo", "doctor", "pull", "push", "reap", "run", "store", "tags"}
     assert scripts == {"tests/bootstrap.sh"}
     assert all(re.search(rf"\b{command} ", shown.stdout) for command in commands)
     assert all((ROOT / script).is_file() for script in scripts)

@@ -1,13 +1,18 @@
-"""Errors of tasks that run at once."""
+"""Errors of tasks that run at once, and streams that are closed under a task."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
 from aioruntime.errors import StoreError, StoreFull
-from aioruntime.tasks import task_group
+from aioruntime.tasks import iterating, task_group
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
 
 
 async def test_errors_at_once() -> None:
@@ -33,3 +38,48 @@ async def test_errors_at_once() -> None:
         "at the same time: KeyError: 'x'",
         "at the same time: StoreError: no lock",
     ]
+
+
+async def test_closed_while_another_task_waits() -> None:
+    """A stream that is closed while another task waits for its next piece ends for both, cleaned up."""
+    waits, ended = anyio.Event(), anyio.Event()
+
+    async def pieces() -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+            waits.set()
+            await anyio.sleep_forever()
+        finally:
+            ended.set()
+
+    async def collect(steps: AsyncIterator[int]) -> list[int]:
+        return [piece async for piece in steps]
+
+    async with iterating(pieces()) as steps:
+        task = asyncio.create_task(collect(steps))
+        await waits.wait()
+    with pytest.raises(anyio.ClosedResourceError):
+        await task
+    assert ended.is_set()
+    with pytest.raises(anyio.ClosedResourceError):
+        await anext(steps)
+
+
+async def test_a_cancelled_step() -> None:
+    """A task that is cancelled while it waits for the next piece is cancelled; closing is fine then."""
+    waits = anyio.Event()
+
+    async def pieces() -> AsyncGenerator[int, None]:
+        waits.set()
+        await anyio.sleep_forever()
+        yield 1
+
+    async def step(steps: AsyncIterator[int]) -> int:
+        return await anext(steps)
+
+    async with iterating(pieces()) as steps:
+        task = asyncio.create_task(step(steps))
+        await waits.wait()
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()

@@ -18,7 +18,8 @@ DEMANDED = {
     *(f"C{number}" for number in range(1, 13)),
     *(f"I{number}" for number in range(1, 15)),
     *(f"L{number}" for number in range(1, 18)),
-    *("E1", "E2", "E3", "E4", "E12", "E13"),
+    *(f"E{number}" for number in range(1, 14)),
+    *(f"E{number}" for number in (*range(1, 10), 12, 13)),
 }
 # Figures to reach, which tests name beside the rows.
 FIGURE = "T"

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ("RunOptions", "doctor", "pull", "push", "run", "tags")
+__all__ = ("RunOptions", "doctor", "pull", "push", "reap", "run", "tags")
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aioruntime.cli.progress import reporter
+from aioruntime.engine.known_faults import known_faults
 from aioruntime.engine.leftovers import find_leftovers
 from aioruntime.errors import ImageNotFound, InvalidSpec
 from aioruntime.oci.platform import Platform
 from aioruntime.oci.reference import OciRef
 from aioruntime.registry.client import RegistryClient
 from aioruntime.runtime.connect import connect
-from aioruntime.runtime.spec import GpuProfile, GpuSpec, Mount, RunSpec
+from aioruntime.runtime.mounts import Mount
+from aioruntime.runtime.spec import GpuProfile, GpuSpec, RunSpec
 from aioruntime.tasks import in_thread
 
 
@@ -101,6 +104,19 @@ async def run(options: RunOptions, *, url: str | None, store: str | None) -> int
     return outcome.exit_code
 
 
+async def reap(*, url: str | None, store: str | None) -> int:
+    """Remove what killed programs left, print the IDs; return 1 if something could not be removed."""
+    async with connect(url, store=store) as runtime:
+        report = await runtime.reap()
+    for container in report.removed:
+        print(container)
+    for reason in report.left:
+        print(f"not removed: {reason}", file=sys.stderr)
+    if report.elsewhere:
+        print(f"{report.elsewhere} more are in other engines: reap there, with --url", file=sys.stderr)
+    return 1 if report.left else 0
+
+
 async def doctor(*, url: str | None, store: str | None) -> int:
     """Print what engine is found and what it can do."""
     async with connect(url, store=store) as runtime:
@@ -108,6 +124,8 @@ async def doctor(*, url: str | None, store: str | None) -> int:
         print(f"{info.name} {info.version}")
         for name, value in info.extra.items():
             print(f"  {name}: {value}")
+        for sentence in known_faults(info.extra["parts"].split(",")):
+            print(f"  {sentence}")
         places = (os.environ.get("TMPDIR") or "/tmp", "/var/tmp", f"{info.extra['data_root']}/tmp")
         for path, size in (await in_thread(find_leftovers, places)).items():
             print(f"left by an engine that died: {path} ({size} bytes), can be removed")

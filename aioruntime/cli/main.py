@@ -86,6 +86,15 @@ def run(
 
 
 @app.command()
+def reap(url: Url = None, store: Store = None) -> NoReturn:
+    """Remove the containers that killed programs left; prints their IDs.
+
+    Never what belongs to a program that lives. Exits with 1 if something could not be removed, or not yet.
+    """
+    sys.exit(run_command(commands.reap(url=url, store=store)))
+
+
+@app.command()
 def doctor(url: Url = None, store: Store = None) -> NoReturn:
     """Tell which engine is found, how, and what it can do."""
     sys.exit(run_command(commands.doctor(url=url, store=store)))

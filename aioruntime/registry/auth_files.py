@@ -171,7 +171,8 @@ def canonical(key: str) -> str:
 
     A key with a scheme is for all of its host, whatever its path. Docker Hub's names count as one.
     """
-    bare = _SCHEME.sub("", key, count=1) if _SCHEME.match(key) else key
+    scheme = _SCHEME.match(key)
+    bare = key[scheme.end() :] if scheme else key
     host, _, path = bare.partition("/")
     host = host.lower().removesuffix(":443")
     host = _HUB if host in _HUB_NAMES else host
@@ -225,6 +226,8 @@ def _decode_file(text: Secret, name: str, exposed: bool) -> AuthFile | str:
 
 def _decode_entry(text: Secret) -> Credentials | str | None:
     """Return what an entry has, None if nothing, or the place within it and what is wrong there."""
+    if text.reveal() == "{}":  # what a helper keeps is listed so
+        return None
     try:
         entry = msgspec.json.decode(text.reveal(), type=_Entry | None)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:

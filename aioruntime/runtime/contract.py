@@ -11,16 +11,25 @@ __all__ = ("ContainerRuntime",)
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from datetime import datetime
 
     from aioruntime.assembly.plan import Layering
+    from aioruntime.engine.event_history import Event
+    from aioruntime.engine.networks import Networks
+    from aioruntime.engine.volumes import Volumes
     from aioruntime.oci.digest import ImageDigest
     from aioruntime.oci.image import ComposedImage, ImageMetadata, ImageRef, LayerSpec, ResolvedImage
     from aioruntime.oci.image_config import ImageConfig
     from aioruntime.oci.platform import Platform
     from aioruntime.oci.reference import OciRef
     from aioruntime.progress import ProgressReporter
-    from aioruntime.runtime.spec import GpuProfile, Mount, RunOutcome, RunSpec, RuntimeInfo
+    from aioruntime.runtime.container import Container
+    from aioruntime.runtime.mounts import AnyMount
+    from aioruntime.runtime.reap import ReapReport
+    from aioruntime.runtime.run import RunResult
+    from aioruntime.runtime.spec import GpuProfile, RunOutcome, RunSpec, RuntimeInfo
 
 
 class ContainerRuntime(Protocol):
@@ -115,11 +124,67 @@ class ContainerRuntime(Protocol):
             The exit status, the seconds that it ran, and its output if that was to be captured.
 
         Raises:
-            ImageNotFound: the engine does not have the image; `pull` it first.
-            RunError: the container could not be created or started, for example for want of a required
-                GPU, or its output could not be passed on; it was removed.
+            InvalidSpec: *spec* asks for what this engine can't do, or for what only `start` does.
+            ImageNotFound: the engine does not have the image, and *spec* does not say to pull it.
+            GpuUnavailable: a GPU is required, and there is none, or none such; nothing was created.
+            RunError: the container could not be created or started, or its output could not be passed on;
+                it was removed.
+            RunTimeout: its time was up; it was removed, and the error has its output until then.
             StreamTruncated: its output was cut off; it was removed.
+            OutcomeUnknown: it ended while the engine was not running, or was removed by somebody else.
             EngineError: the engine failed otherwise.
+        """
+
+    def start(self, spec: RunSpec, *, detach: bool = False) -> AbstractAsyncContextManager[Container]:
+        """Start a container and have it in hand for the time of the context.
+
+        On leaving it is removed, however that comes: it is killed, or first asked to end if the context is
+        left without an exception and *spec* has a ``stop_timeout``.
+
+        Args:
+            spec: what to run, and how.
+            detach: whether it is left running when the context is left; its output is then not carried, and
+                its logs tell what it wrote.
+
+        Returns:
+            A context that gives the `Container`.
+
+        Raises:
+            InvalidSpec: *spec* asks for what this engine can't do.
+            ImageNotFound: the engine does not have the image, and *spec* does not say to pull it.
+            GpuUnavailable: a GPU is required, and there is none, or none such; nothing was created.
+            RunError: the container could not be created or started; it was removed.
+            RunTimeout: its time was up (on leaving); it was removed.
+            EngineError: the engine failed otherwise.
+        """
+
+    async def container(self, name: str) -> Container:
+        """Take a container in hand that is there already, such as one that was detached.
+
+        Its output is not carried; its logs tell what it wrote.
+
+        Args:
+            name: the engine's ID or name of it.
+
+        Raises:
+            EngineError: there is no such container (status 404), or the engine failed.
+        """
+
+    def run_many(self, specs: Iterable[RunSpec], *, limit: int = 16) -> AsyncGenerator[RunResult]:
+        """Run containers to their end, several at a time, and tell of each as it ends.
+
+        One that fails is told like the others. Left early, or cancelled, it ends those that run, and begins
+        no other; close it (``contextlib.aclosing``) to know when they are gone.
+
+        Args:
+            specs: what to run; taken one by one, when there is room.
+            limit: the containers that run at once.
+
+        Returns:
+            An async iterator of results, in the order in which the containers end.
+
+        Raises:
+            InvalidSpec: *limit* is less than 1.
         """
 
     async def inspect(self, image: ImageDigest | ImageRef | OciRef | str) -> ImageMetadata:
@@ -164,7 +229,7 @@ class ContainerRuntime(Protocol):
             Such as ``["--gpus", "all"]``; empty if none would be asked for.
         """
 
-    def mount_args(self, mounts: Iterable[Mount]) -> list[str]:
+    def mount_args(self, mounts: Iterable[AnyMount]) -> list[str]:
         """Return the command-line arguments that say the same as *mounts*, to show and to copy.
 
         Args:
@@ -355,4 +420,56 @@ class ContainerRuntime(Protocol):
             InvalidReference: a string that is neither a digest nor a reference.
             ImageNotFound: the engine has no such image.
             EngineError: the engine refused, for example since a container uses the image.
+        """
+
+    async def reap(self) -> ReapReport:
+        """Remove the containers that programs left in this engine which were killed.
+
+        Never one of a program that lives, be it stopped for hours, nor one that another store's programs run,
+        nor one that merely has our labels. Any number of tasks and processes may call it at once.
+
+        Returns:
+            The engine's IDs of the containers that were removed, and what could not be removed, with reasons:
+            also what a program asked for just before it was killed, and the engine may still be creating.
+
+        Raises:
+            EngineUnavailable: the engine can't be reached.
+            StreamTruncated: it went away meanwhile; what is left goes next time.
+            StoreError: the store, which knows whose containers are whose, can't be looked into.
+        """
+
+    def events(
+        self,
+        *,
+        since: datetime | float | None = None,
+        until: datetime | float | None = None,
+        filters: Mapping[str, str | Sequence[str]] | None = None,
+    ) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
+        """Follow what happens in the engine: ``async with runtime.events() as events: async for ...``.
+
+        A connection that is cut or falls silent, or an engine that restarts, interrupts nothing: of what
+        the engine still tells of that time, nothing is lost and nothing is given twice. Docker tells its
+        last 256 events, and after a restart only new ones.
+
+        Args:
+            since: events from then on, as a time or in seconds since 1970; None for those from now on.
+            until: end when all events up to then were given; None to go on for ever.
+            filters: which ones: values by name, such as ``{"type": "container", "event": ["die"]}``.
+
+        Raises:
+            InvalidSpec: *until* is before *since*.
+            EngineUnavailable: the engine can't be reached, or (while iterating) was away for a minute.
+            EngineError: it refused the filters (while iterating).
+        """
+
+    @property
+    def volumes(self) -> Volumes:
+        """The engine's volumes: ``await runtime.volumes.create("data")``, or for the time of a context
+        ``async with runtime.volumes.temporary() as volume``.
+        """
+
+    @property
+    def networks(self) -> Networks:
+        """The engine's networks: ``await runtime.networks.create("net")``, or for the time of a context
+        ``async with runtime.networks.temporary() as network``.
         """

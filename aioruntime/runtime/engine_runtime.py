@@ -4,10 +4,13 @@ from __future__ import annotations
 
 __all__ = ("EngineRuntime",)
 
-import secrets
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from aioruntime.assembly.catalog import find_image, keep_image
+from aioruntime.engine.events import events
+from aioruntime.engine.networks import Networks
+from aioruntime.engine.volumes import Volumes
 from aioruntime.errors import InvalidReference, InvalidSpec
 from aioruntime.oci.image import ImageRef, LayerSpec, ResolvedImage
 from aioruntime.oci.platform import Platform
@@ -15,40 +18,47 @@ from aioruntime.oci.reference import OciRef
 from aioruntime.progress import NoopProgress, finishing
 from aioruntime.runtime.arguments import gpu_arguments, mount_arguments
 from aioruntime.runtime.compose import compose
-from aioruntime.runtime.create import docker_body, podman_body
+from aioruntime.runtime.container import find_container
 from aioruntime.runtime.expectations import check_digest, check_layers
-from aioruntime.runtime.gpu import GpuRequest, gpu_request
+from aioruntime.runtime.gpu import Gpus, gpu_request
+from aioruntime.runtime.prepare import prepare, refuse_to_run, refuse_to_start
 from aioruntime.runtime.push import push
-from aioruntime.runtime.run import run_container
+from aioruntime.runtime.reap import ReapReport, reap
+from aioruntime.runtime.run import run_container, run_many
 from aioruntime.runtime.session import Session, open_session
 from aioruntime.runtime.spec import RuntimeInfo
+from aioruntime.runtime.start import Creation, started
 from aioruntime.store.store import ImageStore
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
+    from datetime import datetime
     from types import TracebackType
 
     from aioruntime.assembly.load import LoadReport
     from aioruntime.assembly.plan import Layering
     from aioruntime.engine.client import EngineClient
+    from aioruntime.engine.event_history import Event
     from aioruntime.oci.digest import ImageDigest
     from aioruntime.oci.image import ComposedImage, ImageMetadata
     from aioruntime.oci.image_config import ImageConfig
     from aioruntime.progress import ProgressReporter
     from aioruntime.registry.client import RegistryClient
+    from aioruntime.runtime.container import Container
     from aioruntime.runtime.locate import ImageTarget
-    from aioruntime.runtime.spec import GpuProfile, Mount, RunOutcome, RunSpec
-
-_OWNER_LABEL = "aioruntime.owner"
+    from aioruntime.runtime.mounts import AnyMount
+    from aioruntime.runtime.run import RunResult
+    from aioruntime.runtime.spec import GpuProfile, RunOutcome, RunSpec
 
 
 class EngineRuntime:
     """One engine, one store and one registry client, opened and closed together.
 
     Use it with ``async with``. `DockerRuntime` and `PodmanRuntime` say which engine; what the methods
-    promise is told in `ContainerRuntime`.
+    promise is told in `ContainerRuntime`. Leaving it ends and removes the containers that other tasks still
+    have in hand.
 
     Args:
         url: the engine's address (``unix://``, ``tcp://``, ``https://`` or ``ssh://``); None to look
@@ -80,7 +90,7 @@ class EngineRuntime:
         self._given_registry = registry
         self._given_client = client
         self._connections = connections
-        self._owner = secrets.token_hex(16)
+        self._gpus = Gpus()
         self._opening: AbstractAsyncContextManager[Session] | None = None
         self._session: Session | None = None
 
@@ -181,17 +191,24 @@ class EngineRuntime:
 
     async def run(self, spec: RunSpec) -> RunOutcome:
         """Run a container to its end and remove it."""
-        held, _ = await self._open.locator.locate(spec.image)
-        libpod = self.kind == "podman"
-        make_body = podman_body if libpod else docker_body
-        return await run_container(
-            self._client,
-            make_body(spec, held.id, {_OWNER_LABEL: self._owner}, self._gpu(spec.gpu)),
-            image_id=held.id,
-            what=str(spec.image),
-            capture=spec.capture_output,
-            libpod=libpod,
-        )
+        refuse_to_run(spec)
+        return await run_container(self._client, self._open.owner, await self._prepared(spec))
+
+    @asynccontextmanager
+    async def start(self, spec: RunSpec, *, detach: bool = False) -> AsyncIterator[Container]:
+        """Start a container and have it in hand for the time of the context."""
+        refuse_to_start(spec, detach=detach)
+        creation = await self._prepared(spec)
+        async with started(self._client, self._open.owner, creation, detach=detach) as container:
+            yield container
+
+    async def container(self, name: str) -> Container:
+        """Take a container in hand that is there already."""
+        return await find_container(self._client, name)
+
+    def run_many(self, specs: Iterable[RunSpec], *, limit: int = 16) -> AsyncGenerator[RunResult]:
+        """Run containers to their end, several at a time, and tell of each as it ends."""
+        return run_many(self.run, specs, limit)
 
     async def inspect(self, image: ImageTarget) -> ImageMetadata:
         """Tell what the engine knows of an image."""
@@ -203,9 +220,9 @@ class EngineRuntime:
 
     def gpu_args(self, profile: GpuProfile) -> list[str]:
         """Return the command-line arguments that say the same as *profile*."""
-        return gpu_arguments(self._gpu(profile))
+        return gpu_arguments(gpu_request(profile, self._client.capabilities))
 
-    def mount_args(self, mounts: Iterable[Mount]) -> list[str]:
+    def mount_args(self, mounts: Iterable[AnyMount]) -> list[str]:
         """Return the command-line arguments that say the same as *mounts*."""
         return mount_arguments(mounts)
 
@@ -303,7 +320,37 @@ class EngineRuntime:
         """Remove an image from the engine; the store keeps its layers."""
         await self._open.locator.remove(image)
 
+    async def reap(self) -> ReapReport:
+        """Remove the containers that programs left in the engine which were killed."""
+        return await reap(self._client, self.store)
+
+    def events(
+        self,
+        *,
+        since: datetime | float | None = None,
+        until: datetime | float | None = None,
+        filters: Mapping[str, str | Sequence[str]] | None = None,
+    ) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
+        """Follow what happens in the engine."""
+        return events(self._client, since=since, until=until, filters=filters)
+
+    @property
+    def volumes(self) -> Volumes:
+        """The engine's volumes."""
+        return Volumes(self._client)
+
+    @property
+    def networks(self) -> Networks:
+        """The engine's networks."""
+        return Networks(self._client)
+
     # Steps that several methods share.
+
+    async def _prepared(self, spec: RunSpec) -> Creation:
+        gpu = await self._gpus.request(self._client, spec.gpu)
+        return await prepare(
+            self._open, spec, gpu, lambda image, platform: self.pull(image, platform=platform)
+        )
 
     async def _check_urls(self, layers: Sequence[LayerSpec]) -> None:
         for layer in await self.store.missing(layers):
@@ -324,9 +371,6 @@ class EngineRuntime:
         count = sum(map(len, loaded.merged))
         merged = f", {count} layers merged into {len(loaded.merged)}" if loaded.merged else ""
         return f"{loaded.sent_bytes} bytes sent to {self.name}{merged}"
-
-    def _gpu(self, profile: GpuProfile) -> GpuRequest | None:
-        return gpu_request(profile, self._client.capabilities)
 
 
 def _check_layering(layering: str) -> None:

@@ -1,193 +1,183 @@
-"""Run a container to its end and leave nothing behind: create, attach, start, wait, remove (L4)."""
+"""Run containers to their end: one, or many at a time (L4)."""
 
 from __future__ import annotations
 
-__all__ = ("run_container",)
+__all__ = ("RunResult", "run_container", "run_many")
 
-import logging
-import math
-import secrets
-import time
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 
-from aioruntime.engine import containers
-from aioruntime.engine.images import inspect_image
-from aioruntime.errors import EngineError, EngineUnavailable, RunError, StreamTruncated, one_line
+from aioruntime.errors import AioRuntimeError, InvalidSpec, RunError, RunTimeout, one_line
 from aioruntime.runtime.output import Captured, PassedThrough
-from aioruntime.runtime.spec import RunOutcome
-from aioruntime.tasks import task_group, to_completion
+from aioruntime.runtime.spec import RunOutcome, RunSpec
+from aioruntime.runtime.start import Creation, started
+from aioruntime.tasks import end, task_group
 
 if TYPE_CHECKING:
-    from anyio.abc import TaskGroup
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
-    from aioruntime.engine.attach import Attachment
     from aioruntime.engine.client import EngineClient
-    from aioruntime.engine.frames import Output
+    from aioruntime.runtime.container import Container
     from aioruntime.runtime.output import Sink
+    from aioruntime.runtime.owner import Owner
+    from aioruntime.runtime.stream import Chunks
 
-_log = logging.getLogger("aioruntime")
-
-_CREATE_SECONDS = 120
-# An ended container closes its streams at once; an engine that does not, has lost them.
-_DRAIN_SECONDS = 30
-# Podman closes the streams up to 40 ms before it knows that the container has ended; Docker knows it first.
-_LAG_SECONDS = 0.5
-_LAG_PAUSE = 0.02
+# How long the output of a container that was killed at its time's end may take to arrive.
+_LAST_SECONDS = 5.0
 
 
-async def run_container(
-    client: EngineClient, body: dict[str, Any], *, image_id: str, what: str, capture: bool, libpod: bool
-) -> RunOutcome:
+async def run_container(client: EngineClient, owner: Owner, creation: Creation) -> RunOutcome:
     """Run one container and remove it, also if this task is cancelled at any point.
-
-    Args:
-        client: the engine.
-        body: what to create.
-        image_id: the engine's ID of the image in *body*.
-        what: the image's name, for messages.
-        capture: whether the output is returned, or passed through to this process's own streams.
-        libpod: whether *body* is for Podman's own API.
 
     Raises:
         ImageNotFound: the engine has no such image.
         EngineUnavailable: the engine can't be reached.
         RunError: the container could not be created or started, or its output not be written; it is gone.
+        RunTimeout: its time was up; it is gone.
         StreamTruncated: the connection that carried the output was cut; the container is gone.
     """
-    # A name chosen here finds the container even if the answer to its creation was lost.
-    name = f"aioruntime-{secrets.token_hex(8)}"
-    sink = Captured() if capture else PassedThrough()
-    follower = _Follower(client, name, sink, what)
-    notes: list[str] = []
-    try:
-        async with task_group() as group:
-            try:
-                # The request is not cut off halfway: an engine would go on and create it after we looked.
-                await to_completion(_create(client, body, name, image_id, what, libpod))
-                exit_code, duration = await _run_to_end(client, name, follower, group, what)
-            finally:
-                # Before the group waits for the follower, whose sink may be blocked.
-                await to_completion(_remove(client, name, notes))
-    except BaseException as exc:
-        for note in notes:
-            exc.add_note(note)
-        raise
-    if isinstance(sink, Captured):
-        return RunOutcome(exit_code, duration, sink.stdout.getvalue(), sink.stderr.getvalue())
-    return RunOutcome(exit_code, duration)
-
-
-async def _create(
-    client: EngineClient, body: dict[str, Any], name: str, image_id: str, what: str, libpod: bool
-) -> None:
-    try:
-        with anyio.fail_after(_CREATE_SECONDS):
-            await containers.create(client, body, name=name, libpod=libpod)
-    except (EngineUnavailable, StreamTruncated):
-        raise
-    except EngineError as exc:
-        if exc.status == 404:
-            await inspect_image(client, image_id)  # raises if that is what is missing
-        raise RunError(f"{what}: no container could be created: {exc.message}") from exc
-    except TimeoutError:
-        raise RunError(f"{what}: no container was created within {_CREATE_SECONDS} s") from None
-
-
-async def _run_to_end(
-    client: EngineClient, name: str, follower: _Follower, group: TaskGroup, what: str
-) -> tuple[int, float]:
-    async with AsyncExitStack() as stack:
+    sink = Captured() if creation.spec.capture_output else PassedThrough()
+    # The group is the outer one: a sink that is blocked must not hold up the container's removal.
+    async with task_group() as group, started(client, owner, creation) as container:
+        carrier = _Carrier(container, sink, creation.what)
         try:
-            output = await stack.enter_async_context(containers.attach(client, name))
-            await containers.start(client, name)
-        except (EngineUnavailable, StreamTruncated):
-            raise
-        except EngineError as exc:
-            raise RunError(f"{what}: the container did not start: {exc.message}", container_id=name) from exc
-        started = time.monotonic()
-        stack.callback(follower.stop)
-        group.start_soon(follower.follow, output)
-        exit_code = await containers.wait(client, name)
-        duration = time.monotonic() - started
-        await follower.container_ended()
-    return exit_code, duration
+            group.start_soon(carrier.carry)
+            with carrier.needed:
+                outcome = await container.wait()
+            await carrier.ended()
+        except RunTimeout as exc:
+            with anyio.move_on_after(_LAST_SECONDS), suppress(AioRuntimeError):
+                await carrier.ended()
+            stdout, stderr = _captured(sink)
+            raise RunTimeout(str(exc), container_id=exc.container_id, stdout=stdout, stderr=stderr) from None
+        finally:
+            carrier.stop()
+    stdout, stderr = _captured(sink)
+    return replace(outcome, stdout=stdout, stderr=stderr)
 
 
-async def _remove(client: EngineClient, name: str, notes: list[str]) -> None:
-    """Remove the container; that it may still be there is logged, and noted for the error on its way."""
-    try:
-        await containers.remove(client, name, force=True)
-    except EngineError as exc:
-        notes.append(f"container {name} could not be removed: {exc.message}")
-        _log.warning("%s", notes[-1])
+def _captured(sink: Sink) -> tuple[bytes, bytes]:
+    if not isinstance(sink, Captured):
+        return b"", b""
+    return sink.stdout.getvalue(), sink.stderr.getvalue()
 
 
-class _Follower:
-    """Carries a container's output to a sink until it ends, and tells a cut from an end."""
+class _Carrier:
+    """Carries a container's output to a sink until it ends.
 
-    def __init__(self, client: EngineClient, name: str, sink: Sink, what: str) -> None:
-        self._client = client
-        self._name = name
+    Attributes:
+        needed: what is in vain without the output; cancelled when that can't be carried.
+    """
+
+    def __init__(self, container: Container, sink: Sink, what: str) -> None:
+        self.needed = anyio.CancelScope()
+        self._done = anyio.Event()
+        self._failure: AioRuntimeError | None = None
+        self._chunks: Chunks = container.output()
+        self._container_id = container.id
         self._sink = sink
         self._what = what
-        self._done = anyio.Event()
-        self._patience = math.inf
-        self._silence = anyio.CancelScope()
-        self._whole = anyio.CancelScope()
+        self._scope = anyio.CancelScope()
 
-    async def follow(self, output: Attachment) -> None:
-        """Carry all of *output*.
+    async def carry(self) -> None:
+        """Carry all of it; what prevents that is for `ended` to raise."""
+        with self._scope:
+            try:
+                await self._carry()
+            except AioRuntimeError as exc:
+                self._failure = exc
+                self.needed.cancel()
+            self._done.set()
+
+    async def ended(self) -> None:
+        """Return when all output was carried.
 
         Raises:
             RunError: the sink takes no more.
-            StreamTruncated: the output was cut, or did not end with the container.
+            StreamTruncated: the output was cut.
             EngineError: the engine can't tell whether the container runs.
         """
-        with self._whole:
-            while (piece := await self._next(output)) is not None:
-                await self._pass_on(piece)
-            await self._check_end()
-            self._done.set()
-
-    async def container_ended(self) -> None:
-        """Return when all output was carried; from now on the engine may not be silent for long."""
-        self._patience = _DRAIN_SECONDS
-        self._silence.deadline = anyio.current_time() + _DRAIN_SECONDS
         await self._done.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _carry(self) -> None:
+        async for piece in self._chunks:
+            try:
+                await self._sink.write(piece)
+            except (OSError, ValueError) as exc:
+                where = f"this process's {piece.stream}"
+                message = f"{self._what}: its output can't be written to {where}: {one_line(str(exc))}"
+                raise RunError(message, container_id=self._container_id) from exc
 
     def stop(self) -> None:
         """Carry no more; what the sink is busy with may still take its time."""
-        self._whole.cancel()
+        self._scope.cancel()
 
-    async def _next(self, output: Attachment) -> Output | None:
-        with anyio.CancelScope(deadline=anyio.current_time() + self._patience) as self._silence:
-            return await anext(output, None)
-        raise StreamTruncated(f"{self._what}: the container has ended, but its output did not end")
 
-    async def _pass_on(self, piece: Output) -> None:
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What came of one of many runs.
+
+    Args:
+        index: its place among the specifications, from 0.
+        spec: what was run.
+        outcome: how the container ended; None if it could not be run to its end.
+        error: why it could not; None if it could.
+    """
+
+    index: int
+    spec: RunSpec
+    outcome: RunOutcome | None = None
+    error: Exception | None = None
+
+
+async def run_many(
+    run: Callable[[RunSpec], Awaitable[RunOutcome]], specs: Iterable[RunSpec], limit: int
+) -> AsyncGenerator[RunResult]:
+    """Run each of *specs*, *limit* at a time, and give what came of them in the order in which they end.
+
+    Left early, or cancelled, it ends those that run and begins no other.
+
+    Raises:
+        InvalidSpec: *limit* is less than 1.
+    """
+    if limit < 1:
+        raise InvalidSpec(f"limit is {limit}; it has to be at least 1")
+
+    # Tasks, and not a task group: a group can't be open across a generator's yields.
+    running: set[asyncio.Task[None]] = set()
+    results: asyncio.Queue[RunResult] = asyncio.Queue()
+
+    async def result(index: int, spec: RunSpec) -> None:
         try:
-            await self._sink.write(piece)
-        except (OSError, ValueError) as exc:
-            reason = one_line(str(exc))
-            message = f"{self._what}: its output can't be written to this process's {piece.stream}: {reason}"
-            raise RunError(message, container_id=self._name) from exc
+            results.put_nowait(RunResult(index, spec, outcome=await run(spec)))
+        except Exception as exc:
+            results.put_nowait(RunResult(index, spec, error=exc))
 
-    async def _check_end(self) -> None:
-        # Docker and Podman both keep the output open until the container ends, even if its process has
-        # closed its own streams. So if the container goes on, the connection was cut.
-        deadline = anyio.current_time() + _LAG_SECONDS
-        while self._patience == math.inf and await self._runs():
-            if anyio.current_time() > deadline:
-                raise StreamTruncated(f"{self._what}: the output was cut while the container was running")
-            await anyio.sleep(_LAG_PAUSE)
+    def gone(index: int, spec: RunSpec, task: asyncio.Task[None]) -> None:
+        running.discard(task)
+        if task.cancelled():  # by somebody else, or at our own end, when nobody looks any more
+            results.put_nowait(RunResult(index, spec, error=RunError(f"{spec.image}: its run was cancelled")))
 
-    async def _runs(self) -> bool:
-        try:
-            return not (await containers.inspect(self._client, self._name)).ended
-        except EngineError as exc:
-            if exc.status == 404:  # removed by somebody else; waiting for it tells how it ended
-                return False
-            raise
+    waiting = enumerate(specs)
+    under_way = 0
+    try:
+        while True:
+            while under_way < limit and (following := next(waiting, None)) is not None:
+                task = asyncio.create_task(result(*following))
+                running.add(task)
+                task.add_done_callback(partial(gone, *following))
+                under_way += 1
+            if not under_way:
+                return
+            ended = await results.get()
+            under_way -= 1
+            yield ended
+    finally:
+        await end(*running)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ("Session", "open_session")
 
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,10 +20,13 @@ from aioruntime.assembly.plan import Layering, held_image
 from aioruntime.engine import images
 from aioruntime.engine.client import EngineClient
 from aioruntime.engine.discovery import open_engine
+from aioruntime.errors import EngineError, StoreError
 from aioruntime.registry.client import RegistryClient
 from aioruntime.runtime.locate import Locator
+from aioruntime.runtime.owner import Owner, open_owner
+from aioruntime.runtime.reap import reap
 from aioruntime.store.store import ImageStore
-from aioruntime.tasks import task_group
+from aioruntime.tasks import task_group, to_completion
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from aioruntime.oci.image import LayerSpec, ResolvedImage
     from aioruntime.oci.reference import OciRef
     from aioruntime.progress import ProgressReporter
+
+_END_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class Session:
         registry: where they come from.
         memory: what the engine took from the store.
         locator: finds images in the engine.
+        owner: as whose containers are created.
         slots: the layers that may be fetched at once.
     """
 
@@ -52,6 +58,7 @@ class Session:
     registry: RegistryClient
     memory: EngineMemory
     locator: Locator
+    owner: Owner
     slots: anyio.CapacityLimiter
 
     async def fetch(
@@ -171,4 +178,16 @@ async def open_session(
             registry = await stack.enter_async_context(RegistryClient(connections_per_host=connections))
         memory = EngineMemory(store, client.capabilities.engine_id)
         slots = anyio.CapacityLimiter(connections)
-        yield Session(client, store, registry, memory, Locator(client, memory, store), slots)
+        locator = Locator(client, memory, store)
+        try:
+            async with open_owner(store, client.capabilities.engine_id) as owner:
+                yield Session(client, store, registry, memory, locator, owner, slots)
+        finally:
+            if owner.claims:
+                await to_completion(_end_what_runs(client, store, owner))
+
+
+async def _end_what_runs(client: EngineClient, store: ImageStore, owner: Owner) -> None:
+    """Remove the containers of tasks that still have some: soon they can't do it any more."""
+    with anyio.move_on_after(_END_SECONDS), suppress(EngineError, StoreError):
+        await reap(client, store, owner=owner.nonce)

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-__all__ = ("GpuProfile", "GpuSpec", "Mount", "RunOutcome", "RunSpec", "RuntimeInfo")
+__all__ = ("GpuProfile", "GpuSpec", "RunOutcome", "RunSpec", "RuntimeInfo")
 
 import os
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import PurePath, PurePosixPath
+from dataclasses import KW_ONLY, dataclass, field, fields
+from pathlib import PurePosixPath
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from aioruntime.errors import InvalidSpec, one_line
-from aioruntime.oci.faults import command_faults, env_faults, user_faults, working_dir_faults
 from aioruntime.oci.image import ImageRef
+from aioruntime.oci.platform import Platform
 from aioruntime.oci.reference import OciRef
+from aioruntime.runtime.lifecycle import HealthCheck, RestartPolicy
+from aioruntime.runtime.mounts import AnyMount
+from aioruntime.runtime.networking import NetworkAttachment, Port
+from aioruntime.runtime.resources import Device, Ulimit
+from aioruntime.runtime.spec_faults import together_faults
+from aioruntime.runtime.spec_fields import NORMALISERS
 
 # Constructors take more than they keep. The signatures below are for type checkers alone; at run time the
 # dataclass takes the values as they come, and ``__post_init__`` makes them what the attributes promise.
 _Path: TypeAlias = str | os.PathLike[str]
+
+# Container Device Interface specification, "CDI JSON Specification": kind and device name.
+_CDI_NAME = re.compile(
+    r"[A-Za-z](?:[\w.-]*[A-Za-z0-9])?/[A-Za-z](?:[\w-]*[A-Za-z0-9])?=[A-Za-z0-9](?:[\w.:-]*[A-Za-z0-9])?",
+    re.ASCII,
+)
+_VERSION = re.compile(r"\d{1,9}(?:\.\d{1,9})*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,35 +53,6 @@ class RuntimeInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Mount:
-    """A directory or file of the engine's host, seen in the container.
-
-    Args:
-        host_path: absolute path on the machine that the engine runs on; it has to exist.
-        container_path: absolute path in the container.
-        read_only: whether the container can only read it.
-
-    Raises:
-        InvalidSpec: a path is not absolute, or has a NUL character.
-    """
-
-    host_path: PurePath
-    container_path: PurePosixPath
-    read_only: bool = False
-
-    if TYPE_CHECKING:
-
-        def __init__(self, host_path: _Path, container_path: _Path, read_only: bool = False) -> None: ...
-
-    def __post_init__(self) -> None:
-        for name, kind in (("host_path", PurePath), ("container_path", PurePosixPath)):
-            path = kind(os.fspath(getattr(self, name)))
-            if not path.is_absolute() or "\0" in str(path):
-                raise InvalidSpec(f"mount: {name} {one_line(repr(str(path)))} is not an absolute path")
-            object.__setattr__(self, name, path)
-
-
-@dataclass(frozen=True, slots=True)
 class GpuSpec:
     """What a tool asks of a GPU.
 
@@ -75,11 +60,44 @@ class GpuSpec:
         required: whether it can't run without one.
         min_vram_gb: GiB of video memory that it needs; None if it does not say.
         cuda_version: the least CUDA version, such as ``12.1``; None if it does not say.
+        devices: CDI names of the devices to give it, such as ``nvidia.com/gpu=0``; empty for all of
+            NVIDIA's that there are.
+
+    Memory and CUDA version are checked where ``nvidia-smi`` on the engine's machine tells them.
+
+    Raises:
+        InvalidSpec: a value can't be what it is said to be; the message tells every fault.
     """
 
     required: bool = False
     min_vram_gb: int | None = None
     cuda_version: str | None = None
+    devices: tuple[str, ...] = ()
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            required: bool = False,
+            min_vram_gb: int | None = None,
+            cuda_version: str | None = None,
+            devices: Iterable[str] = (),
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        faults = []
+        if isinstance(self.devices, str):
+            faults.append("devices is a string; it has to be a list of names")
+        else:
+            object.__setattr__(self, "devices", tuple(self.devices))
+            wrong = [repr(name) for name in self.devices if not _CDI_NAME.fullmatch(name)]
+            faults += [f"{one_line(name)} is no CDI name, such as vendor.com/gpu=0" for name in wrong]
+        if self.min_vram_gb is not None and self.min_vram_gb < 0:
+            faults.append(f"min_vram_gb is {self.min_vram_gb}")
+        if self.cuda_version is not None and not _VERSION.fullmatch(self.cuda_version):
+            faults.append(f"cuda_version is {one_line(repr(self.cuda_version))}; it has to be like 12.1")
+        if faults:
+            raise InvalidSpec(f"GPU: {'; '.join(faults)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,33 +109,101 @@ class GpuProfile:
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """A container to be run.
+    """A container to be run; what is not given is left to the image and to the engine.
+
+    Sizes are bytes, or text such as ``512m`` or ``1g``, as the engines' command lines read it.
 
     Args:
         image: what to run; a string is parsed as a reference. A pinned digest decides over the tag.
         command: the program's arguments, or program and arguments if the image has no entry point;
             empty for the image's own.
         env: environment variables added to the image's.
-        mounts: what of the host the container sees.
+        mounts: what the container sees beside its image's files.
         gpu: the GPU that it gets.
         working_dir: absolute path in the container; None for the image's own.
         capture_output: True to return standard output and error in the outcome; False to pass them
             through to those of this process as they come.
         user: ``name``, ``uid`` or ``uid:gid``; None for the image's own.
+        name: what the engine calls the container; None for one of our making.
+        entrypoint: the program, and arguments that always come first; a string is the program alone, empty
+            drops the image's own. As on the command line, to give it drops the image's command too.
+        hostname: the machine's name that the container sees.
+        labels: kept with the container; names that begin with ``aioruntime.`` are reserved.
+        ports: ports to be reached from outside, on this machine alone unless told otherwise; see `Port` for
+            strings such as ``8080:80``. A number is the container's port, at one that the engine chooses.
+        networks: networks to connect to, by name or as `NetworkAttachment`; or one of ``none``, ``host``
+            and ``bridge``.
+        dns: addresses of the name servers to ask.
+        extra_hosts: addresses by host name, for its ``/etc/hosts``; ``host-gateway`` is the engine's machine.
+        memory: most memory that it can use.
+        memory_swap: most memory and swap together; -1 for no limit.
+        cpus: how many processors' time it can use, such as 1.5.
+        cpuset: the processors that it can use, such as ``0-3,5``.
+        pids_limit: most processes and threads; -1 for no limit.
+        ulimits: limits of each process; see `Ulimit` for strings such as ``nofile=1024:2048``.
+        shm_size: size of its ``/dev/shm``.
+        read_only: whether its image's files can't be written to.
+        cap_add: capabilities to give, such as ``NET_ADMIN``.
+        cap_drop: capabilities to take; ``ALL`` takes each that is not given.
+        security_opt: ``no-new-privileges``, or ``seccomp=``, ``apparmor=`` or ``label=`` and a value.
+        devices: devices of the engine's machine; see `Device` for strings such as ``/dev/fuse``.
+        sysctls: settings of the kernel that are the container's own, such as ``net.core.somaxconn``.
+        init: whether the engine's own small init is process 1, and collects processes that nobody waits for.
+        stop_signal: the signal that asks it to end, such as ``SIGINT`` or 2.
+        stop_timeout: seconds from that signal to being killed.
+        stdin: what its standard input is: nothing, bytes that are sent, or True to keep it open to write to.
+        tty: whether it gets a terminal; it then has one output stream, not two.
+        health_check: how the engine tells whether it is well.
+        restart: when the engine starts it again, such as ``on-failure:3``.
+        platform: what it is to be run on, such as ``linux/arm64``; None for the engine's own.
+        pull: whether the image is pulled before: ``never``, if it is ``missing``, or ``always``.
+        timeout: seconds for the whole run, after which it is killed and removed.
 
     Raises:
         InvalidReference: *image* is a string that is not a reference.
-        InvalidSpec: another value can't be carried out; the message tells every fault.
+        InvalidSpec: other values can't be carried out, or not together; the message tells every fault.
     """
 
     image: OciRef | ImageRef
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict, hash=False)
-    mounts: tuple[Mount, ...] = ()
+    mounts: tuple[AnyMount, ...] = ()
     gpu: GpuProfile = GpuProfile()
     working_dir: PurePosixPath | None = None
     capture_output: bool = False
     user: str | None = None
+    _: KW_ONLY
+    name: str | None = None
+    entrypoint: tuple[str, ...] | None = None
+    hostname: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    ports: tuple[Port, ...] = ()
+    networks: tuple[NetworkAttachment, ...] = ()
+    dns: tuple[str, ...] = ()
+    extra_hosts: Mapping[str, str] = field(default_factory=dict, hash=False)
+    memory: int | None = None
+    memory_swap: int | None = None
+    cpus: float | None = None
+    cpuset: str | None = None
+    pids_limit: int | None = None
+    ulimits: tuple[Ulimit, ...] = ()
+    shm_size: int | None = None
+    read_only: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    security_opt: tuple[str, ...] = ()
+    devices: tuple[Device, ...] = ()
+    sysctls: Mapping[str, str] = field(default_factory=dict, hash=False)
+    init: bool = False
+    stop_signal: str | None = None
+    stop_timeout: int | None = None
+    stdin: bool | bytes = field(default=False, repr=False)
+    tty: bool = False
+    health_check: HealthCheck | None = None
+    restart: RestartPolicy | None = None
+    platform: Platform | None = None
+    pull: Literal["never", "missing", "always"] = "never"
+    timeout: float | None = None
 
     if TYPE_CHECKING:
 
@@ -126,36 +212,65 @@ class RunSpec:
             image: OciRef | ImageRef | str,
             command: Iterable[str] = (),
             env: Mapping[str, str] = ...,
-            mounts: Iterable[Mount] = (),
+            mounts: Iterable[AnyMount] = (),
             gpu: GpuProfile = ...,
             working_dir: _Path | None = None,
             capture_output: bool = False,
             user: str | None = None,
+            *,
+            name: str | None = None,
+            entrypoint: str | Iterable[str] | None = None,
+            hostname: str | None = None,
+            labels: Mapping[str, str] = ...,
+            ports: Iterable[Port | str | int] = (),
+            networks: Iterable[NetworkAttachment | str] = (),
+            dns: Iterable[str] = (),
+            extra_hosts: Mapping[str, str] = ...,
+            memory: int | str | None = None,
+            memory_swap: int | str | None = None,
+            cpus: float | None = None,
+            cpuset: str | None = None,
+            pids_limit: int | None = None,
+            ulimits: Iterable[Ulimit | str] = (),
+            shm_size: int | str | None = None,
+            read_only: bool = False,
+            cap_add: Iterable[str] = (),
+            cap_drop: Iterable[str] = (),
+            security_opt: Iterable[str] = (),
+            devices: Iterable[Device | str] = (),
+            sysctls: Mapping[str, str] = ...,
+            init: bool = False,
+            stop_signal: str | int | None = None,
+            stop_timeout: int | None = None,
+            stdin: bool | bytes = False,
+            tty: bool = False,
+            health_check: HealthCheck | None = None,
+            restart: RestartPolicy | str | None = None,
+            platform: Platform | str | None = None,
+            pull: Literal["never", "missing", "always"] = "never",
+            timeout: float | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
         if isinstance(self.image, str):
             object.__setattr__(self, "image", OciRef.parse(self.image))
-        if not isinstance(self.command, str):
-            object.__setattr__(self, "command", tuple(self.command))
-        object.__setattr__(self, "env", MappingProxyType(dict(self.env)))
-        object.__setattr__(self, "mounts", tuple(self.mounts))
-        faults = [*command_faults(self.command), *env_faults(self.env)]
-        if self.working_dir is not None:
-            object.__setattr__(self, "working_dir", PurePosixPath(self.working_dir))
-            faults += working_dir_faults(PurePosixPath(self.working_dir))
-        if self.user is not None:
-            faults += user_faults(self.user)
-        targets = [mount.container_path for mount in self.mounts]
-        doubled = sorted({str(path) for path in targets if targets.count(path) > 1})
-        faults += [f"two mounts at {path}" for path in doubled]
-        if faults:
+        faults: list[str] = []
+        for each in fields(self):
+            value, normalise = getattr(self, each.name), NORMALISERS.get(each.name)
+            if normalise and not (value is None and each.default is None):
+                object.__setattr__(self, each.name, normalise(each.name, value, faults))
+        if faults := faults + together_faults(self):
             raise InvalidSpec(f"can't run {self.image}: " + "; ".join(faults))
 
-    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         # A read-only view can be neither pickled nor copied; what it shows can.
-        values = (getattr(self, each.name) for each in fields(self))
-        return type(self), tuple(dict(v) if isinstance(v, MappingProxyType) else v for v in values)
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        shown = {name: dict(v) if isinstance(v, MappingProxyType) else v for name, v in values.items()}
+        return _made_again, (type(self), shown)
+
+
+def _made_again(kind: type[RunSpec], values: dict[str, Any]) -> RunSpec:
+    return kind(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +282,11 @@ class RunOutcome:
         duration: seconds from start to end.
         stdout: what it wrote to standard output if that was captured, else empty.
         stderr: likewise for standard error.
+        oom_killed: whether the kernel ended it since it used more memory than it may.
     """
 
     exit_code: int
     duration: float
     stdout: bytes = field(default=b"", repr=False)
     stderr: bytes = field(default=b"", repr=False)
+    oom_killed: bool = False

@@ -90,6 +90,14 @@ async def test_doctor_describes_the_engine(where: tuple[str, ...], engine: Engin
     assert lines[-1].startswith(f"store: {where[-1]} (0 images, ")
 
 
+async def test_doctor_names_what_is_outdated(where: tuple[str, ...], engine: Engine) -> None:
+    """THREATS I10: `doctor` names parts of the engine that hostile images could misuse, and the remedy."""
+    found = await command("doctor", *where)
+
+    runc = next(part for part in found.stdout.split("parts: ")[1].split("\n")[0].split(",") if "runc" in part)
+    assert f"  {runc} is older than 1.2.8 or 1.3.3, which mends CVE-2025-31133: update it" in found.stdout
+
+
 async def test_doctor_lists_what_dead_engines_left(
     where: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,10 +29,6 @@ def assert_only_partials(store: ar.ImageStore) -> None:
     assert all(path.stat().st_size > 0 for path in left)
 
 
-async def containers(runtime: EngineRuntime) -> list[str]:
-    return [item["Id"] for item in await runtime._client.json("GET", "/containers/json", params={"all": "1"})]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "sample"), [("task", None), ("scope", 12)])
 async def test_ensure_layers(
@@ -110,25 +106,3 @@ async def test_pull(
         assert list((store.path / "ingest").iterdir()) == []
         tried += 1
     assert tried >= (sample or 60)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("how", "again_after", "sample"), [("task", None, None), ("task", 3, 12), ("scope", None, 6)]
-)
-async def test_run(
-    runtime: EngineRuntime, registry: LocalRegistry, how: How, again_after: int | None, sample: int | None
-) -> None:
-    """Cancelled at any await, even twice, `run` leaves no container, task, file or connection."""
-    image = ar.OciRef.parse(f"{registry.host}/tiny:1")
-    await runtime.pull(image)
-    spec = ar.RunSpec(image, ["sh", "-c", "echo out; echo err >&2"], capture_output=True)
-
-    before = snapshot()
-    async for step in each_step(lambda: runtime.run(spec), sample=sample, seed=SEED):
-        await run_cancelled_at(
-            lambda: runtime.run(spec), step, how=how, again_after=again_after, may_finish=True
-        )
-        await assert_settles(before)
-        assert await containers(runtime) == [], f"step {step}"
-    assert (await runtime.run(spec)).stdout == b"out\n"

@@ -10,6 +10,7 @@ import pytest
 
 import aioruntime as ar
 from aioruntime.demo.registry import LocalRegistry
+from tests.runtime.conftest import containers
 from tests.support.tools import remove_images
 
 if TYPE_CHECKING:
@@ -353,10 +354,6 @@ async def test_running_what_is_absent(runtime: EngineRuntime) -> None:
     """An image that the engine lacks is `ImageNotFound`, telling to pull it."""
     with pytest.raises(ar.ImageNotFound, match="pull it"):
         await runtime.run(ar.RunSpec("example.org/none:1"))
-
-
-async def containers(runtime: EngineRuntime) -> list[str]:
-    return [item["Id"] for item in await runtime._client.json("GET", "/containers/json", params={"all": "1"})]
 
 
 # inspect, is_locally_available

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import aioruntime as ar
-from aioruntime.runtime.create import docker_body
+from aioruntime.runtime.docker_body import docker_body
 from tests.runtime.test_foreign import tar_of
 from tests.support.rootfs import program_tar
 from tests.support.scripted import ScriptedServer

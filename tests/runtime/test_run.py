@@ -19,7 +19,10 @@ import pytest
 
 import aioruntime as ar
 from aioruntime.runtime import run as run_module
+from aioruntime.runtime import stream as stream_module
+from aioruntime.runtime.start import Creation
 from aioruntime.tasks import in_thread
+from tests.runtime.conftest import containers
 from tests.support import host
 from tests.support.proxy import Fault, UnixProxy
 
@@ -55,10 +58,6 @@ async def through_proxy(runtime: EngineRuntime, path: Path) -> AsyncIterator[tup
         yield other, proxy
 
 
-async def containers(runtime: EngineRuntime) -> list[str]:
-    return [item["Id"] for item in await runtime._client.json("GET", "/containers/json", params={"all": "1"})]
-
-
 def script(image: ar.OciRef, text: str, *, capture_output: bool = True) -> ar.RunSpec:
     return ar.RunSpec(image, ["sh", "-c", text], capture_output=capture_output)
 
@@ -80,6 +79,18 @@ async def test_output_cut_between_frames_is_no_end(
     assert await containers(runtime) == []
 
 
+@pytest.mark.parametrize("engine", ["docker"], indirect=True)
+async def test_output_cut_shortly_before_the_end(
+    runtime: EngineRuntime, image: ar.OciRef, tmp_path: Path
+) -> None:
+    """Docker knows at once whether a container has ended, so that a cut just before its end is told too."""
+    async with through_proxy(runtime, tmp_path) as (other, proxy):
+        proxy.add(Fault("cut", after=HEADER + len("one\n"), request=ATTACH))
+
+        with pytest.raises(ar.StreamTruncated, match="tiny:1: the output was cut"):
+            await other.run(script(image, "echo one; sleep 0.4; echo two"))
+
+
 @pytest.mark.parametrize("closing", ["exec >&- 2>&-", "exec >&-", "exec >/dev/null 2>&1"])
 async def test_a_program_may_close_its_streams(
     runtime: EngineRuntime, image: ar.OciRef, closing: str
@@ -95,7 +106,7 @@ async def test_output_that_does_not_end(
     runtime: EngineRuntime, image: ar.OciRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An engine that keeps the output open after the container's end, silent, is `StreamTruncated`."""
-    monkeypatch.setattr(run_module, "_DRAIN_SECONDS", 0.2)
+    monkeypatch.setattr(stream_module, "_DRAIN_SECONDS", 0.2)
     async with through_proxy(runtime, tmp_path) as (other, proxy):
         proxy.add(Fault("stall", after=HEADER + len("one\n"), request=ATTACH))
 
@@ -181,7 +192,7 @@ async def test_a_slow_reader_is_waited_for(
             time.sleep(2)
             return super().write(text)
 
-    monkeypatch.setattr(run_module, "_DRAIN_SECONDS", 1)
+    monkeypatch.setattr(stream_module, "_DRAIN_SECONDS", 1)
     monkeypatch.setattr(sys, "stdout", stream := Slow())
 
     outcome = await runtime.run(script(image, "echo one", capture_output=False))
@@ -269,7 +280,6 @@ async def test_an_engine_gone_before_the_creation(runtime: EngineRuntime, tmp_pa
     """An engine that can't be reached when the container is to be created is `EngineUnavailable`."""
     async with through_proxy(runtime, tmp_path) as (other, proxy):
         await proxy.__aexit__(None, None, None)
+        creation = Creation(ar.RunSpec("x"), "", dict, libpod=False)
         with pytest.raises(ar.EngineUnavailable):
-            await run_module.run_container(
-                other._client, {}, image_id="", what="x", capture=True, libpod=False
-            )
+            await run_module.run_container(other._client, other._open.owner, creation)
