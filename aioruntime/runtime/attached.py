@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from aioruntime.errors import EngineError, RunError
-from aioruntime.runtime.lines import Lines
+from aioruntime.runtime.lines import LineDecoder, Lines
 from aioruntime.tasks import beside
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Attached:
         self._what = what
         self._stream: OutputStream | None = None
         self._stdin: Stdin | None = None
+        self._decoder = LineDecoder()
 
     def output(self) -> Chunks:
         """Read the output in the order in which it came, as an async iterator of `Output`.
@@ -99,11 +100,12 @@ class Attached:
         """
         if self._stream is None:
             raise RunError(f"{self._what}: its output is not carried; follow its logs: logs(follow=True)")
-        return self._stream.chunks()
+        return self._stream.chunks(self._decoder.rest())
 
     def lines(self) -> Lines:
         """Read the output as lines of text, as an async iterator of `Line`; see `output`."""
-        return Lines(self.output())
+        pieces, self._decoder = self.output(), LineDecoder()
+        return Lines(pieces, self._decoder)
 
     @property
     def stdin(self) -> Stdin:

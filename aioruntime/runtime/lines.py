@@ -9,9 +9,11 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
+from aioruntime.engine.frames import Output
+from aioruntime.errors import EngineError
+
 if TYPE_CHECKING:
-    from aioruntime.engine.frames import Output
-    from aioruntime.runtime.stream import Chunks
+    from collections.abc import AsyncIterator
 
 _LONGEST = 1 << 20
 
@@ -30,62 +32,78 @@ class Line:
 
 
 class LineDecoder:
-    """Turns pieces of output into lines; a line of more than a million characters comes in parts."""
+    """Turns pieces of output into lines; a line of more than 1 MiB comes in parts."""
 
     def __init__(self) -> None:
-        utf8 = codecs.getincrementaldecoder("utf-8")
-        self._decoders = {"stdout": utf8(errors="replace"), "stderr": utf8(errors="replace")}
-        self._begun: dict[str, list[str]] = {"stdout": [], "stderr": []}
-        self._length = {"stdout": 0, "stderr": 0}
+        self._ended: deque[Output] = deque()
+        self._begun: dict[Literal["stdout", "stderr"], bytearray] = {
+            "stdout": bytearray(),
+            "stderr": bytearray(),
+        }
 
-    def feed(self, output: Output) -> list[Line]:
-        """Take the next piece and return the lines that are complete with it."""
-        first, *rest = self._decoders[output.stream].decode(output.data).split("\n")
-        self._begin(output.stream, first)
-        lines = []
-        for text in rest:
-            lines += self._end(output.stream)
-            self._begin(output.stream, text)
-        if self._length[output.stream] > _LONGEST:
-            lines += self._end(output.stream)
-        return lines
+    def feed(self, output: Output) -> None:
+        """Take the next piece."""
+        begun = self._begun[output.stream]
+        first, *rest = output.data.split(b"\n")
+        begun += first
+        for data in rest:
+            self._end(output.stream, b"\n")
+            begun += data
+        if len(begun) > _LONGEST:
+            _, whole = codecs.utf_8_decode(begun, "replace", False)
+            tail = begun[whole:]
+            del begun[whole:]
+            self._end(output.stream)
+            begun += tail
 
-    def finish(self) -> list[Line]:
-        """Return the lines that the output ended in the midst of."""
-        lines = []
-        for stream in ("stdout", "stderr"):
-            self._begin(stream, self._decoders[stream].decode(b"", final=True))
-            if self._length[stream]:
-                lines += self._end(stream)
-        return lines
+    def finish(self) -> None:
+        """Make lines of what the output ended in the midst of."""
+        for stream, begun in self._begun.items():
+            if begun:
+                self._end(stream)
 
-    def _begin(self, stream: str, text: str) -> None:
-        self._begun[stream].append(text)
-        self._length[stream] += len(text)
+    def take(self) -> Line | None:
+        """Return the next line; None if there is none yet."""
+        if not self._ended:
+            return None
+        line = self._ended.popleft()
+        text = line.data.decode(errors="replace")
+        return Line(line.stream, text[:-1].removesuffix("\r") if text.endswith("\n") else text)
 
-    def _end(self, stream: Literal["stdout", "stderr"]) -> list[Line]:
-        text = "".join(self._begun[stream])
-        self._begun[stream], self._length[stream] = [], 0
-        return [Line(stream, text.removesuffix("\r"))]
+    def rest(self) -> list[Output]:
+        """Return what was fed and not taken, as it came, and keep nothing of it."""
+        self.finish()
+        rest = list(self._ended)
+        self._ended.clear()
+        return rest
+
+    def _end(self, stream: Literal["stdout", "stderr"], end: bytes = b"") -> None:
+        self._ended.append(Output(stream, bytes(self._begun[stream] + end)))
+        self._begun[stream].clear()
 
 
 class Lines:
     """The lines of a program's output, as an async iterator of `Line`, in the order they ended."""
 
-    def __init__(self, chunks: Chunks) -> None:
-        self._chunks = chunks
-        self._decoder = LineDecoder()
-        self._ready: deque[Line] = deque()
-        self._over = False
+    def __init__(self, pieces: AsyncIterator[Output], decoder: LineDecoder) -> None:
+        self._pieces = pieces
+        self._decoder = decoder
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Line:
-        while not self._ready and not self._over:
-            piece = await anext(self._chunks, None)
-            self._over = piece is None
-            self._ready.extend(self._decoder.finish() if piece is None else self._decoder.feed(piece))
-        if not self._ready:
-            raise StopAsyncIteration
-        return self._ready.popleft()
+        while (line := self._decoder.take()) is None:
+            failure: Exception = StopAsyncIteration()
+            try:
+                piece = await anext(self._pieces, None)
+            except EngineError as exc:  # first what came before it; it is raised again the next time
+                piece, failure = None, exc
+            if piece is not None:
+                self._decoder.feed(piece)
+                continue
+            self._decoder.finish()
+            if (line := self._decoder.take()) is None:
+                raise failure
+            break
+        return line

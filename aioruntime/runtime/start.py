@@ -36,6 +36,8 @@ _CREATE_SECONDS = 120
 # An engine may go on creating a container after the connection was cut.
 _LOOKS = (0.0, 0.1, 0.4, 1.0)
 _LOOK_SECONDS = 10
+# Answers of a proxy that has lost its engine, which may go on. An engine's own word is its last.
+_IN_DOUBT = (502, 503, 504)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ class _Making:
         self._name = creation.spec.name or f"aioruntime-{secrets.token_hex(8)}"
         self._claim: Claim | None = None
         self._container_id: str | None = None
+        self._refused = False
 
     async def create(self) -> None:
         spec, what = self._creation.spec, self._creation.what
@@ -131,9 +134,7 @@ class _Making:
         except (EngineUnavailable, StreamTruncated):
             raise
         except EngineError as exc:
-            if exc.status is not None and exc.status < 500:
-                self._claim = None
-                await self._owner.release(claim)
+            self._refused = exc.status is not None and exc.status not in _IN_DOUBT
             if exc.status == 404:
                 await inspect_image(self._client, self._creation.image_id)  # raises if it is that
             raise RunError(f"{what}: no container could be created: {exc.message}") from exc
@@ -200,13 +201,13 @@ class _Making:
             self.notes.append(f"container {self._name} could not be removed: {exc.message}")
             _log.warning("%s; `reap` removes it later", self.notes[-1])
             return
-        if found:  # else the record stays: a later `reap` looks again
+        if found or self._refused:  # else the record stays: a later `reap` looks again
             await self._owner.release(self._claim)
         self._claim = None
 
     async def _look(self, claim: Claim) -> list[str]:
-        """Find what was created by a request whose answer did not come."""
-        for pause in _LOOKS:
+        """Find what was created by a request whose answer did not come, or was a failure."""
+        for pause in _LOOKS[:1] if self._refused else _LOOKS:
             await anyio.sleep(pause)
             if found := await containers.list_by_label(self._client, f"{CONTAINER_LABEL}={claim.nonce}"):
                 return found

@@ -16,7 +16,7 @@ import anyio
 from aioruntime.errors import EngineError, RunError, StreamTruncated
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from aioruntime.engine.frames import Output
     from aioruntime.engine.hijack import Attachment
@@ -78,8 +78,14 @@ class OutputStream:
         self._kept_bytes = 0
         self._dropped = False
 
-    def chunks(self) -> Chunks:
-        """Give the output to a new reader; the one before, if any, can't go on."""
+    def chunks(self, unread: Sequence[Output] = ()) -> Chunks:
+        """Give the output to a new reader; the one before, if any, can't go on.
+
+        Args:
+            unread: what the one before took and has not used, which comes first.
+        """
+        self._kept.extendleft(reversed(unread))
+        self._kept_bytes += sum(map(_weight, unread))
         loop = asyncio.get_running_loop()
         chunks = Chunks(self)
 
@@ -121,7 +127,7 @@ class OutputStream:
                 )
             if self._kept:
                 piece = self._kept.popleft()
-                self._kept_bytes -= len(piece.data) + _PIECE_BYTES
+                self._kept_bytes -= _weight(piece)
                 return piece
             return await self._read()
 
@@ -159,7 +165,7 @@ class OutputStream:
         return self._over or self._failure is not None
 
     def _keep(self, piece: Output) -> None:
-        self._kept_bytes += len(piece.data) + _PIECE_BYTES
+        self._kept_bytes += _weight(piece)
         if self._kept_bytes > _KEPT_BYTES:
             self._dropped = True
         if self._dropped:
@@ -229,6 +235,10 @@ class OutputStream:
             raise
         except EngineError as exc:
             raise StreamTruncated(f"{cut}, and the engine can't tell how it goes: {exc.message}") from exc
+
+
+def _weight(piece: Output) -> int:
+    return len(piece.data) + _PIECE_BYTES
 
 
 class Chunks:

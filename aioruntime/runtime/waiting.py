@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("listening_ports", "until_healthy", "until_logged", "until_open")
+__all__ = ("listening_ports", "reachable_host", "until_healthy", "until_logged", "until_open")
 
 import asyncio
 import ipaddress
@@ -17,7 +17,7 @@ from aioruntime.engine import containers
 from aioruntime.engine.container_state import check_health
 from aioruntime.engine.logs import logs
 from aioruntime.errors import EngineError, EngineUnavailable, RunError, RunTimeout, StreamTruncated
-from aioruntime.runtime.lines import Line, LineDecoder
+from aioruntime.runtime.lines import Line, LineDecoder, Lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -89,17 +89,12 @@ async def until_logged(
         RunTimeout: there was none in time.
         StreamTruncated: its log ended, and it did not.
     """
-    decoder = LineDecoder()
     sought = f"no line matched {pattern.pattern!r}"
     async with (
         _within(timeout, f"{what}: {sought}", container),
         logs(client, container, follow=True, tty=tty) as pieces,
     ):
-        async for piece in pieces:
-            for line in decoder.feed(piece):
-                if pattern.search(line.text):
-                    return line
-        for line in decoder.finish():
+        async for line in Lines(pieces, LineDecoder()):
             if pattern.search(line.text):
                 return line
     if not (await containers.inspect(client, container)).ended:
@@ -126,7 +121,7 @@ async def until_open(
         timeout: seconds.
 
     Raises:
-        RunError: it has ended, or has no program to look with and does not publish the port either.
+        RunError: it has ended, or has no program to look with and does not publish the port to us either.
         RunTimeout: nothing listened in time.
     """
     async with _within(timeout, f"{what}: nothing listened on port {port}", container):
@@ -134,15 +129,14 @@ async def until_open(
             state = await containers.inspect(client, container)
             _must_run(state, what, f"listening on port {port}")
             published = state.ports.get(f"{port}/tcp", ())[:1]
+            reachable = [(host, at) for ip, at in published if (host := reachable_host(client.endpoint, ip))]
             listens = await _listens(run, port)
-            if listens is None and not published:
+            if listens is None and not reachable:
                 raise RunError(
                     f"{what}: whether it listens on port {port} can't be told, since it has no program `cat` "
-                    f"to look with; publish the port: RunSpec(ports=[{port}])"
+                    f"to look with; publish the port so that it is reached from here: RunSpec(ports=[{port}])"
                 )
-            if listens is not False and all(
-                [await _takes_connections(_host(client.endpoint, bound), at) for bound, at in published]
-            ):
+            if listens is not False and all([await _takes_connections(*place) for place in reachable]):
                 return
             await anyio.sleep(pause)
 
@@ -171,11 +165,16 @@ def listening_ports(table: str) -> set[int]:
     return {int(port, 16) for address, _, port in local if not _LOOPBACK.fullmatch(address)}
 
 
-def _host(endpoint: Endpoint, bound: str) -> str:
-    """Return the host to connect to for a port that is bound to address *bound* of the engine's machine."""
-    if not ipaddress.ip_address(bound).is_unspecified:
-        return bound
-    return "127.0.0.1" if endpoint.socket is not None else urlsplit(endpoint.url).hostname or "127.0.0.1"
+def reachable_host(endpoint: Endpoint, bound: str) -> str | None:
+    """Return the host to connect to for a port that is bound to address *bound* of the engine's machine.
+
+    None if it can't be reached from here.
+    """
+    machine = "127.0.0.1" if endpoint.socket is not None else urlsplit(endpoint.url).hostname or ""
+    address = ipaddress.ip_address(bound)
+    if address.is_loopback and not (machine in ("localhost", "::1") or machine.startswith("127.")):
+        return None
+    return machine if address.is_unspecified else bound
 
 
 async def _takes_connections(host: str, port: int) -> bool:

@@ -26,11 +26,12 @@ async def shell(runtime: EngineRuntime, registry: LocalRegistry) -> str:
 
 @pytest.fixture
 async def nothing_left(runtime: EngineRuntime, shell: str) -> AsyncIterator[None]:
-    """Afterwards the engine has no container, and this process no more tasks and files than before."""
+    """Afterwards the engine has no container, nor the store a record, nor we more tasks and files."""
     await runtime.run(script(shell, ":"))  # from now on the runtime holds its owner's lock
     before = snapshot()
     yield
     assert await containers(runtime) == []
+    assert runtime._open.owner.claims == set()
     await assert_settles(before)
 
 

@@ -14,8 +14,18 @@ texts = st.text(st.characters(exclude_characters="\r", codec="utf-8"), max_size=
 
 def lines_of(pieces: list[Output]) -> list[Line]:
     decoder = LineDecoder()
-    found = [line for piece in pieces for line in decoder.feed(piece)]
-    return found + decoder.finish()
+    found = [line for piece in pieces for line in fed(decoder, piece)]
+    decoder.finish()
+    return found + taken(decoder)
+
+
+def fed(decoder: LineDecoder, piece: Output) -> list[Line]:
+    decoder.feed(piece)
+    return taken(decoder)
+
+
+def taken(decoder: LineDecoder) -> list[Line]:
+    return list(iter(decoder.take, None))
 
 
 @given(texts, texts, st.lists(st.integers(0, 200)), st.lists(st.integers(0, 200)), st.randoms())
@@ -52,7 +62,24 @@ def test_what_is_no_text() -> None:
 def test_a_line_without_end_takes_bounded_memory() -> None:
     """Output of 10 MB without a line end comes in parts of a million characters or so, and none is lost."""
     decoder = LineDecoder()
-    parts = [line for _ in range(160) for line in decoder.feed(Output("stdout", b"x" * 65536))]
-    parts += decoder.finish()
-    assert sum(len(line.text) for line in parts) == 160 * 65536
+    data = ("xä€" * 65536).encode()[:-1]
+    pieces = [data[start : start + 65536] for start in range(0, len(data), 65536)] * 30
+    parts = [line for piece in pieces for line in fed(decoder, Output("stdout", piece))]
+    decoder.finish()
+    parts += taken(decoder)
+
+    assert "".join(line.text for line in parts).encode() == (data * 30).decode(errors="replace").encode()
     assert max(len(line.text) for line in parts) < 1_200_000
+
+
+def test_what_was_not_taken_is_given_back() -> None:
+    """What was fed and not taken comes back byte by byte, for whoever reads on in another way."""
+    decoder = LineDecoder()
+    decoder.feed(Output("stdout", b"one\r\ntwo\nthr\xe2"))
+    decoder.feed(Output("stderr", b"wrong\n"))
+    assert decoder.take() == Line("stdout", "one")
+
+    rest = decoder.rest()
+
+    assert rest == [Output("stdout", b"two\n"), Output("stderr", b"wrong\n"), Output("stdout", b"thr\xe2")]
+    assert decoder.rest() == []

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import aioruntime as ar
-from aioruntime.runtime.waiting import listening_ports
+from aioruntime.engine.endpoint import Endpoint
+from aioruntime.runtime.waiting import listening_ports, reachable_host
 from tests.runtime.conftest import script
 from tests.support.rootfs import import_image, program_tar
 
@@ -148,3 +149,20 @@ def test_ports_in_the_tables_of_linux() -> None:
         "",
     ]
     assert listening_ports("\n".join([head, *rows])) == {8080, 80, 82}
+
+
+@pytest.mark.parametrize(
+    ("url", "bound", "host"),
+    [
+        ("unix:///run/docker.sock", "0.0.0.0", "127.0.0.1"),
+        ("unix:///run/docker.sock", "127.0.0.1", "127.0.0.1"),
+        ("tcp://localhost:2375", "127.0.0.2", "127.0.0.2"),
+        ("tcp://far:2375", "::", "far"),
+        ("tcp://far:2375", "192.0.2.1", "192.0.2.1"),
+        ("ssh://user@far", "127.0.0.1", None),
+        ("https://[2001:db8::1]:2376", "::1", None),
+    ],
+)
+def test_where_a_published_port_is_reached(url: str, bound: str, host: str | None) -> None:
+    """A port on the loopback of another machine is nobody's here, and another program's may be: not tried."""
+    assert reachable_host(Endpoint(url, "test"), bound) == host

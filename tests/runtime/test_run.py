@@ -58,6 +58,14 @@ async def through_proxy(runtime: EngineRuntime, path: Path) -> AsyncIterator[tup
         yield other, proxy
 
 
+async def test_a_creation_that_is_refused(runtime: EngineRuntime, image: ar.OciRef) -> None:
+    """What the engine answers is its last word, whatever its status: nothing is waited for or recorded."""
+    spec = ar.RunSpec(image, ["true"], mounts=[ar.Mount("/does/not/exist", "/x")])
+    with pytest.raises(ar.RunError, match="/does/not/exist"):
+        await runtime.run(spec)
+    assert runtime._open.owner.claims == set()
+
+
 def script(image: ar.OciRef, text: str, *, capture_output: bool = True) -> ar.RunSpec:
     return ar.RunSpec(image, ["sh", "-c", text], capture_output=capture_output)
 

@@ -63,6 +63,17 @@ async def test_wait_after_reading_a_part(runtime: EngineRuntime, shell: str) -> 
         assert (await container.wait()).exit_code == 0
 
 
+async def test_reading_on(runtime: EngineRuntime, shell: str) -> None:
+    """Who stops reading lines gets what follows later: as lines, or as pieces byte by byte."""
+    text = r"printf 'a\nready\nb\nc\nd\nhalf'; sleep 0.5; echo ' done'; printf 'e\n'"
+    async with runtime.start(script(shell, text)) as container:
+        async for line in container.lines():
+            if line.text == "ready":
+                break
+        assert [(await anext(container.lines())).text for _ in range(2)] == ["b", "c"]
+        assert await read(container.output()) == {"stdout": b"d\nhalf done\ne\n", "stderr": b""}
+
+
 async def test_wait_with_a_reader_in_hand(runtime: EngineRuntime, shell: str) -> None:
     """Who keeps the reader, waits, and reads on, waits no longer than who let go of it, and gets all."""
     async with runtime.start(script(shell, "echo one; head -c 800000 /dev/zero; exit 3")) as container:
@@ -297,6 +308,17 @@ async def test_pause(runtime: EngineRuntime, shell: str) -> None:
         await container.unpause()
         await container.stdin.write(b"x")
         assert (await anext(container.output())).data == b"x"
+
+
+async def test_a_paused_one_is_stopped(runtime: EngineRuntime, shell: str) -> None:
+    """What is paused is woken to end by its own signal, when it is stopped and when it is left."""
+    text = "trap 'exit 7' TERM; while :; do sleep 0.1; done"
+    async with runtime.start(script(shell, text, stop_timeout=20)) as container:
+        await container.pause()
+        await container.stop()
+        assert (await container.wait()).exit_code == 7
+    async with runtime.start(script(shell, text, stop_timeout=20)) as container:
+        await container.pause()
 
 
 async def test_out_of_memory(runtime: EngineRuntime, shell: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 import aioruntime as ar
 from aioruntime.engine.frames import Output
+from aioruntime.runtime.lines import LineDecoder, Lines
 from aioruntime.runtime.stream import OutputStream
 
 if TYPE_CHECKING:
@@ -92,3 +93,13 @@ async def test_silence_does_not_hold_up_what_ends_it() -> None:
 
     assert (await anext(OutputStream(cast("Any", pieces), running, "a program").chunks())).data == b"1"
     assert asked == 1
+
+
+async def test_lines_before_a_cut() -> None:
+    """A line that a cut came in the midst of is given first, then the cut is told, each time anew."""
+    stream = stream_of(Pieces([b"one\ntwo\nthr", b""]), runs=True)
+    lines = Lines(stream.chunks(), LineDecoder())
+    assert [(await anext(lines)).text for _ in range(3)] == ["one", "two", "thr"]
+    for _ in range(2):
+        with pytest.raises(ar.StreamTruncated, match="cut while it was running"):
+            await anext(lines)

@@ -218,7 +218,6 @@ def start_docker(
         f"--bridge={name}",
         "--iptables=false",
         "--ip6tables=false",
-        "--ip-forward=false",
         "--ip-masq=false",
         "--userland-proxy=false",
         "--exec-opt=native.cgroupdriver=cgroupfs",
