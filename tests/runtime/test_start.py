@@ -289,7 +289,9 @@ async def test_time_is_up_in_hand(runtime: EngineRuntime, shell: str) -> None:
 
 async def test_stop_and_kill(runtime: EngineRuntime, shell: str) -> None:
     """A container gets the signal named, and is stopped within its grace; what has ended is status 409."""
-    async with runtime.start(script(shell, "trap 'exit 7' USR1; while :; do sleep 0.05; done")) as container:
+    text = "trap 'exit 7' USR1; echo ready; while :; do sleep 0.05; done"
+    async with runtime.start(script(shell, text)) as container:
+        await anext(container.lines())  # before, the kernel drops a signal to a first process
         await container.kill("SIGUSR1")
         assert (await container.wait()).exit_code == 7
         with pytest.raises(ar.EngineError) as caught:
@@ -312,8 +314,9 @@ async def test_pause(runtime: EngineRuntime, shell: str) -> None:
 
 async def test_a_paused_one_is_stopped(runtime: EngineRuntime, shell: str) -> None:
     """What is paused is woken to end by its own signal, when it is stopped and when it is left."""
-    text = "trap 'exit 7' TERM; while :; do sleep 0.1; done"
+    text = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done"
     async with runtime.start(script(shell, text, stop_timeout=20)) as container:
+        await anext(container.lines())
         await container.pause()
         await container.stop()
         assert (await container.wait()).exit_code == 7
