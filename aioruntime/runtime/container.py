@@ -158,7 +158,7 @@ class Container(Controlled, Attached):
             EngineError: the engine failed.
         """
         async with self._flowing():
-            await until_open(self._client, self.id, self._what, port, self.run, timeout)
+            await until_open(self._client, self.id, self._what, port, self.exec, timeout)
 
     # For the one who started it.
 

@@ -157,7 +157,7 @@ class RunSpec:
         restart: when the engine starts it again, such as ``on-failure:3``.
         platform: what it is to be run on, such as ``linux/arm64``; None for the engine's own.
         pull: whether the image is pulled before: ``never``, if it is ``missing``, or ``always``.
-        timeout: seconds for the whole run, after which it is killed and removed.
+        timeout: seconds that it may run from its start on, after which it is killed.
 
     Raises:
         InvalidReference: *image* is a string that is not a reference.

@@ -102,13 +102,16 @@ def _unpack(feed: _Feed, into: Path, under: str) -> None:
     top = () if under in ("", ".", "/") else (os.fsencode(under),)
     with suppress(_Ended), closing(_Tree(into, top)) as tree:
         try:
-            reader = TarReader(feed)
+            reader, found = TarReader(feed), False
             for header in reader:
+                found = True
                 tree.add(header, reader)
         except BadTar as exc:
             raise ArchiveRefused(f"the archive from the container is broken: {one_line(str(exc))}") from exc
         while feed.read(_CHUNK):
             pass  # padding; a cut is seen at the end
+        if not found:
+            raise ArchiveRefused("the archive from the container is empty: its engine can't read that path")
 
 
 class _Tree:

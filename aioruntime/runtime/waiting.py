@@ -20,18 +20,20 @@ from aioruntime.errors import EngineError, EngineUnavailable, RunError, RunTimeo
 from aioruntime.runtime.lines import Line, LineDecoder, Lines
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from contextlib import AbstractAsyncContextManager
 
     from aioruntime.engine.client import EngineClient
     from aioruntime.engine.container_state import ContainerState
     from aioruntime.engine.endpoint import Endpoint
-    from aioruntime.runtime.spec import RunOutcome
+    from aioruntime.runtime.process import Process
 
 # What engines take for the time between checks that says nothing.
 _INTERVAL = 30.0
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 _STATE, _LISTENS = 3, "0A"
+_TABLE_BYTES = 4 << 20
 # 127.0.0.0/8, as such and as a program with a socket for both families has it; and ::1.
 _LOOPBACK = re.compile("(0000000000000000FFFF0000)?[0-9A-F]{6}7F|0{24}01000000")
 # Docker's proxy takes a connection before it knows whether the container does, and then drops it.
@@ -107,7 +109,7 @@ async def until_open(
     container: str,
     what: str,
     port: int,
-    run: Callable[[Iterable[str]], Awaitable[RunOutcome]],
+    execute: Callable[[Iterable[str]], AbstractAsyncContextManager[Process]],
     timeout: float,
 ) -> None:
     """Return when the container listens on a TCP port, and takes connections there if it is published.
@@ -117,7 +119,7 @@ async def until_open(
         container: its ID.
         what: what runs in it, for messages.
         port: the container's port.
-        run: executes a program in it.
+        execute: executes a program in it.
         timeout: seconds.
 
     Raises:
@@ -130,7 +132,7 @@ async def until_open(
             _must_run(state, what, f"listening on port {port}")
             published = state.ports.get(f"{port}/tcp", ())[:1]
             reachable = [(host, at) for ip, at in published if (host := reachable_host(client.endpoint, ip))]
-            listens = await _listens(run, port)
+            listens = await _listens(execute, port)
             if listens is None and not reachable:
                 raise RunError(
                     f"{what}: whether it listens on port {port} can't be told, since it has no program `cat` "
@@ -141,18 +143,25 @@ async def until_open(
             await anyio.sleep(pause)
 
 
-async def _listens(run: Callable[[Iterable[str]], Awaitable[RunOutcome]], port: int) -> bool | None:
+async def _listens(
+    execute: Callable[[Iterable[str]], AbstractAsyncContextManager[Process]], port: int
+) -> bool | None:
     """Tell whether something in the container listens on *port*; None if that can't be seen."""
+    table = bytearray()
     try:
         # Docker's proxy takes connections to a published port whether the container listens or not.
-        seen = await run(["cat", "/proc/net/tcp6", "/proc/net/tcp"])
+        async with execute(["cat", "/proc/net/tcp6", "/proc/net/tcp"]) as program:
+            async for piece in program.output():
+                table += piece.data if piece.stream == "stdout" else b""
+                if len(table) > _TABLE_BYTES:  # it is the image's program, and may say anything
+                    break
     except (EngineUnavailable, StreamTruncated):
         raise
     except EngineError as exc:
         if exc.status is None:
             return None
         return False  # it has ended: the next look tells
-    return port in listening_ports(seen.stdout.decode(errors="replace"))
+    return port in listening_ports(table.decode(errors="replace"))
 
 
 def listening_ports(table: str) -> set[int]:

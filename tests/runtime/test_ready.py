@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -121,11 +122,13 @@ async def test_an_engine_that_goes_is_no_missing_program(
 ) -> None:
     """An engine that goes away while a port is waited for is told as that."""
 
-    async def cut(*_: object, **__: object) -> None:
+    @asynccontextmanager
+    async def cut(*_: object) -> AsyncIterator[None]:
         raise ar.StreamTruncated("the engine closed the connection")
+        yield
 
     async with runtime.start(script(shell, "sleep 600")) as container:
-        monkeypatch.setattr(ar.Container, "run", cut)
+        monkeypatch.setattr(ar.Container, "exec", cut)
         with pytest.raises(ar.StreamTruncated):
             await container.wait_for_port(8080)
 

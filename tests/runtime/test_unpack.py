@@ -62,6 +62,12 @@ def into(tmp_path: Path) -> Path:
     return tmp_path / "into"
 
 
+async def test_nothing_in_it(into: Path) -> None:
+    """Podman's archive of a file that it can't read, as of /proc, has nothing in it: no copy is claimed."""
+    with pytest.raises(ArchiveRefused, match="is empty"):
+        await unpack(pieces(tar()), into, under="cmdline")
+
+
 async def test_there_and_back(tmp_path: Path, into: Path) -> None:
     """A directory comes back from its archive as it was: content, rights, times, links, any names."""
     source = tmp_path / "BZh9"
