@@ -158,6 +158,7 @@ from aioruntime.runtime.connect import connect
 from aioruntime.runtime.container import Container
 from aioruntime.runtime.contract import ContainerRuntime
 from aioruntime.runtime.docker import DockerRuntime
+from aioruntime.runtime.gpu_spec import GpuProfile, GpuSpec
 from aioruntime.runtime.lifecycle import HealthCheck, RestartPolicy
 from aioruntime.runtime.lines import Line
 from aioruntime.runtime.mounts import ImageMount, Mount, TmpfsMount, VolumeMount
@@ -167,12 +168,6 @@ from aioruntime.runtime.process import Process
 from aioruntime.runtime.reap import ReapReport
 from aioruntime.runtime.resources import Device, Ulimit
 from aioruntime.runtime.run import RunResult
-from aioruntime.runtime.spec import (
-    GpuProfile,
-    GpuSpec,
-    RunOutcome,
-    RunSpec,
-    RuntimeInfo,
-)
+from aioruntime.runtime.spec import RunOutcome, RunSpec, RuntimeInfo
 from aioruntime.store.store import ImageStore
 from aioruntime.store.values import PruneReport, StoredBlob, StoredImage, StoreUsage

@@ -17,8 +17,9 @@ from aioruntime.oci.platform import Platform
 from aioruntime.oci.reference import OciRef
 from aioruntime.registry.client import RegistryClient
 from aioruntime.runtime.connect import connect
+from aioruntime.runtime.gpu_spec import GpuProfile, GpuSpec
 from aioruntime.runtime.mounts import Mount
-from aioruntime.runtime.spec import GpuProfile, GpuSpec, RunSpec
+from aioruntime.runtime.spec import RunSpec
 from aioruntime.tasks import in_thread
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ("command_faults", "env_faults", "label_faults", "user_faults", "working_dir_faults")
+__all__ = ("command_faults", "env_faults", "label_faults", "user_faults", "working_dir")
 
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from aioruntime.errors import one_line
+from aioruntime.errors import InvalidSpec, one_line
+from aioruntime.oci.checks import absolute_path, is_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import PurePosixPath
 
 
 def command_faults(command: tuple[str, ...] | str, what: str = "command") -> list[str]:
     """List the faults of a program's arguments, which are called *what*."""
     if isinstance(command, str):
         return [f'{what} is one string; give a list of arguments, such as ["sh", "-c", {command!r}]']
-    return [f"argument {one_line(repr(arg))} is not text without NUL" for arg in command if not _text(arg)]
+    return [f"argument {one_line(repr(arg))} is not text without NUL" for arg in command if not is_text(arg)]
 
 
 def env_faults(env: Mapping[str, str]) -> list[str]:
@@ -26,7 +27,7 @@ def env_faults(env: Mapping[str, str]) -> list[str]:
     return faults + [
         f"env value of {one_line(str(name))} is not text without NUL"
         for name, value in env.items()
-        if not _text(value)
+        if not is_text(value)
     ]
 
 
@@ -35,33 +36,27 @@ def label_faults(labels: Mapping[str, str]) -> list[str]:
     return [
         f"label {one_line(repr(name))}={one_line(repr(value))} is not text without NUL"
         for name, value in labels.items()
-        if not _text(name) or not name or not _text(value)
+        if not is_text(name) or not name or not is_text(value)
     ]
 
 
-def working_dir_faults(path: PurePosixPath) -> list[str]:
-    """List the faults of a working directory."""
-    if path.is_absolute() and _text(str(path)):
-        return []
-    return [f"working_dir {one_line(repr(str(path)))} is not an absolute path"]
+def working_dir(value: object, faults: list[str]) -> PurePosixPath | None:
+    """Return a working directory as a path; what is wrong with it is added to *faults*."""
+    try:
+        return absolute_path(PurePosixPath, "working_dir", value)
+    except InvalidSpec as exc:
+        faults.append(str(exc))
+        return None
 
 
 def user_faults(user: str) -> list[str]:
     """List the faults of a user's name or number."""
-    if not user:
+    if user == "":
         return ["user is empty; leave it None for the image's own"]
-    return [] if _text(user) else [f"user {one_line(repr(user))} is not text without NUL"]
-
-
-def _text(value: object) -> bool:
-    if not isinstance(value, str) or "\0" in value:
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # bytes that are not UTF-8, as `os.fsdecode` gives them: no engine gets them
-        return False
-    return True
+    if is_text(user):
+        return []
+    return [f"user {one_line(repr(user))} is not text without NUL; give such as '1000'"]
 
 
 def _name(value: object) -> bool:
-    return _text(value) and value != "" and "=" not in str(value)
+    return is_text(value) and value != "" and "=" not in str(value)

@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
 from aioruntime.errors import InvalidSpec
-from aioruntime.oci.faults import command_faults, env_faults, label_faults, user_faults, working_dir_faults
+from aioruntime.oci.checks import items, mapping
+from aioruntime.oci.faults import command_faults, env_faults, label_faults, user_faults, working_dir
 
 if TYPE_CHECKING:
     import os
@@ -54,20 +55,19 @@ class ImageConfig:
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        faults = []
+        faults: list[str] = []
         for name in ("entrypoint", "command"):
             arguments = getattr(self, name)
             if arguments is not None:
                 if not isinstance(arguments, str):
-                    arguments = tuple(arguments)
+                    arguments = items(name, arguments, faults)
                     object.__setattr__(self, name, arguments)
                 faults += command_faults(arguments, name)
         for name in ("env", "labels"):
-            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+            object.__setattr__(self, name, mapping(name, getattr(self, name), faults))
         faults += [*env_faults(self.env), *label_faults(self.labels)]
         if self.working_dir is not None:
-            object.__setattr__(self, "working_dir", PurePosixPath(self.working_dir))
-            faults += working_dir_faults(PurePosixPath(self.working_dir))
+            object.__setattr__(self, "working_dir", working_dir(self.working_dir, faults))
         if self.user is not None:
             faults += user_faults(self.user)
         if faults:

@@ -6,7 +6,7 @@ distribution specification.
 
 from __future__ import annotations
 
-__all__ = ("OciRef",)
+__all__ = ("OciRef", "image_named")
 
 import re
 from dataclasses import dataclass
@@ -86,6 +86,8 @@ class OciRef:
         Raises:
             InvalidReference: *text* is not a reference; the message says which part is wrong.
         """
+        if not isinstance(text, str):
+            raise InvalidReference(f"image reference {one_line(repr(text))} is not text")
         rest = next((text[len(s) :] for s in _SCHEMES if text.startswith(s)), text)
         name, at, digest = rest.partition("@")
         head, slash, last = name.rpartition("/")
@@ -156,6 +158,15 @@ class OciRef:
         """
         pinned = self.pinned
         return f"{self.full_name}@{pinned}" if pinned else f"{self.full_name}:{self.tag or 'latest'}"
+
+
+def image_named(text: str) -> OciRef | ImageDigest:
+    """Read how a user names an image: by a reference, or by a digest or an engine's ID alone.
+
+    Raises:
+        InvalidReference: *text* is neither.
+    """
+    return ImageDigest(text) if text.startswith(("sha256:", "sha512:")) else OciRef.parse(text)
 
 
 def _split_registry(name: str) -> tuple[str, str]:

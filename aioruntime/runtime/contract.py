@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from aioruntime.oci.reference import OciRef
     from aioruntime.progress import ProgressReporter
     from aioruntime.runtime.container import Container
+    from aioruntime.runtime.gpu_spec import GpuProfile
     from aioruntime.runtime.mounts import AnyMount
     from aioruntime.runtime.reap import ReapReport
     from aioruntime.runtime.run import RunResult
-    from aioruntime.runtime.spec import GpuProfile, RunOutcome, RunSpec, RuntimeInfo
+    from aioruntime.runtime.spec import RunOutcome, RunSpec, RuntimeInfo
 
 
 class ContainerRuntime(Protocol):

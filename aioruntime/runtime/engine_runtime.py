@@ -47,10 +47,11 @@ if TYPE_CHECKING:
     from aioruntime.progress import ProgressReporter
     from aioruntime.registry.client import RegistryClient
     from aioruntime.runtime.container import Container
+    from aioruntime.runtime.gpu_spec import GpuProfile
     from aioruntime.runtime.locate import ImageTarget
     from aioruntime.runtime.mounts import AnyMount
     from aioruntime.runtime.run import RunResult
-    from aioruntime.runtime.spec import GpuProfile, RunOutcome, RunSpec
+    from aioruntime.runtime.spec import RunOutcome, RunSpec
 
 
 class EngineRuntime:

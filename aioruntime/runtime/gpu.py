@@ -16,7 +16,7 @@ from aioruntime.runtime.nvidia import CDI_DIRECTORIES, HostGpus, look_for_gpus
 if TYPE_CHECKING:
     from aioruntime.engine.capabilities import EngineCapabilities
     from aioruntime.engine.client import EngineClient
-    from aioruntime.runtime.spec import GpuProfile, GpuSpec
+    from aioruntime.runtime.gpu_spec import GpuProfile, GpuSpec
 
 _log = logging.getLogger("aioruntime")
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, get_args
 
 from aioruntime.errors import InvalidSpec, one_line
+from aioruntime.oci.checks import is_number, is_whole, items
 from aioruntime.oci.faults import command_faults
-from aioruntime.runtime.checks import is_number, is_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -86,11 +86,12 @@ class HealthCheck:
 
     def __post_init__(self) -> None:
         given: Any = self.test
-        test = ("CMD-SHELL", given) if isinstance(given, str) else tuple(given)
-        if test[:1] not in (("CMD",), ("CMD-SHELL",), ("NONE",)):
+        faults: list[str] = []
+        test = ("CMD-SHELL", given) if isinstance(given, str) else items("test", given, faults)
+        if not faults and test[:1] not in (("CMD",), ("CMD-SHELL",), ("NONE",)):
             test = ("CMD", *test)
         object.__setattr__(self, "test", test)
-        faults = command_faults(test, "test")
+        faults += command_faults(test, "test")
         if test in (("CMD",), ("CMD-SHELL",)):
             faults.append("test is empty")
         for name in ("interval", "timeout", "start_period"):
@@ -145,3 +146,6 @@ class RestartPolicy:
         if colon and not re.fullmatch("[0-9]{1,10}", count):
             raise InvalidSpec(f"restart {one_line(repr(text))}: expected a count, as on-failure:5")
         return cls(name, int(count) if colon else None)  # type: ignore[arg-type]  # checked when it is made
+
+    def __str__(self) -> str:
+        return self.name if self.max_retries is None else f"{self.name}:{self.max_retries}"

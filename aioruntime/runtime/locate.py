@@ -17,7 +17,7 @@ from aioruntime.errors import EngineError, ImageNotFound
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.image import ImageMetadata, ImageRef
 from aioruntime.oci.platform import Platform
-from aioruntime.oci.reference import OciRef
+from aioruntime.oci.reference import OciRef, image_named
 
 if TYPE_CHECKING:
     from aioruntime.assembly.memory import EngineMemory
@@ -196,4 +196,4 @@ def _parsed(target: ImageTarget) -> ImageDigest | OciRef:
         return target.digest
     if isinstance(target, (ImageDigest, OciRef)):
         return target
-    return ImageDigest(target) if target.startswith(("sha256:", "sha512:")) else OciRef.parse(target)
+    return image_named(target)

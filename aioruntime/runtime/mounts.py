@@ -5,19 +5,16 @@ from __future__ import annotations
 __all__ = ("AnyMount", "ImageMount", "Mount", "TmpfsMount", "VolumeMount")
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import PurePath, PurePosixPath
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
 
 from aioruntime.errors import InvalidReference, InvalidSpec, one_line
+from aioruntime.oci.checks import absolute_path, is_name, is_whole
 from aioruntime.oci.reference import OciRef
-from aioruntime.runtime.checks import is_whole, matches
 from aioruntime.runtime.resources import byte_count
 
 _Path: TypeAlias = str | os.PathLike[str]
-_P = TypeVar("_P", bound=PurePath)
-_VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +39,9 @@ class Mount:
         def __init__(self, host_path: _Path, container_path: _Path, read_only: bool = False) -> None: ...
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "host_path", _absolute(PurePath, "host_path", self.host_path))
+        object.__setattr__(self, "host_path", absolute_path(PurePath, "mount: host_path", self.host_path))
         object.__setattr__(self, "container_path", _container_path(self.container_path))
+        _check_read_only(self.read_only)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +66,11 @@ class VolumeMount:
         def __init__(self, volume: str, container_path: _Path, read_only: bool = False) -> None: ...
 
     def __post_init__(self) -> None:
-        if not matches(_VOLUME, self.volume):
+        if not is_name(self.volume):
             told = one_line(repr(self.volume))
             raise InvalidSpec(f"mount: volume {told} is not a volume's name; use Mount for a directory")
         object.__setattr__(self, "container_path", _container_path(self.container_path))
+        _check_read_only(self.read_only)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +137,13 @@ class ImageMount:
 AnyMount: TypeAlias = Mount | VolumeMount | TmpfsMount | ImageMount
 
 
-def _container_path(path: _Path) -> PurePosixPath:
-    return _absolute(PurePosixPath, "container_path", path)
-
-
-def _absolute(kind: type[_P], name: str, value: _Path) -> _P:
-    path = kind(os.fspath(value))
-    if not path.is_absolute() or "\0" in str(path):
-        raise InvalidSpec(f"mount: {name} {one_line(repr(str(path)))} is not an absolute path")
+def _container_path(value: _Path) -> PurePosixPath:
+    path = absolute_path(PurePosixPath, "mount: container_path", value)
+    if os.path.normpath(path).strip("/") == "":
+        raise InvalidSpec(f"mount: container_path {one_line(repr(str(path)))} hides the image's own files")
     return path
+
+
+def _check_read_only(value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidSpec(f"mount: read_only {one_line(repr(value))} is not True or False")

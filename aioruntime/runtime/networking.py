@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from aioruntime.errors import InvalidSpec, one_line
-from aioruntime.runtime.checks import is_whole, matches
+from aioruntime.oci.checks import is_ip, is_name, is_whole, items, matches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 NETWORK_MODES = frozenset({"none", "host", "bridge"})
 """Names that say how a container is connected, and are not networks that somebody made."""
 
-_NETWORK = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _ALIAS = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]*")
 
 
@@ -50,10 +49,9 @@ class Port:
                 raise InvalidSpec(f"port: {name} {one_line(repr(value))} is not from 1 to 65535")
         if self.protocol not in ("tcp", "udp", "sctp"):
             raise InvalidSpec(f"port: protocol {one_line(repr(self.protocol))} is not tcp, udp or sctp")
-        try:
-            object.__setattr__(self, "host_ip", str(ipaddress.ip_address(self.host_ip)))
-        except ValueError:
-            raise InvalidSpec(f"port: host_ip {one_line(repr(self.host_ip))} is not an IP address") from None
+        if not is_ip(self.host_ip):
+            raise InvalidSpec(f"port: host_ip {one_line(repr(self.host_ip))} is not an IP address")
+        object.__setattr__(self, "host_ip", str(ipaddress.ip_address(self.host_ip)))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -104,13 +102,15 @@ class NetworkAttachment:
 
     def __post_init__(self) -> None:
         given: Any = self.aliases
-        aliases = (given,) if isinstance(given, str) else tuple(given)
+        faults: list[str] = []
+        aliases = (given,) if isinstance(given, str) else items("aliases", given, faults)
         object.__setattr__(self, "aliases", aliases)
-        if not matches(_NETWORK, self.name):
+        wrong = [one_line(repr(alias)) for alias in aliases if not matches(_ALIAS, alias)]
+        faults += [f"alias {alias} is not a host name" for alias in wrong]
+        if not is_name(self.name):
             raise InvalidSpec(f"network {one_line(repr(self.name))} is not a network's name")
-        for alias in aliases:
-            if not matches(_ALIAS, alias):
-                raise InvalidSpec(f"network {self.name}: alias {one_line(repr(alias))} is not a host name")
+        if faults:
+            raise InvalidSpec(f"network {self.name}: {'; '.join(faults)}")
 
     @classmethod
     def parse(cls, text: str) -> Self:

@@ -6,11 +6,13 @@ __all__ = ("prepare", "refuse_to_run", "refuse_to_start")
 
 from typing import TYPE_CHECKING
 
-from aioruntime.errors import ImageNotFound, InvalidSpec
+from aioruntime.errors import ImageNotFound, InvalidSpec, one_line
+from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.platform import matching_platforms, with_default_variant
 from aioruntime.oci.reference import OciRef
 from aioruntime.runtime.docker_body import docker_body
 from aioruntime.runtime.podman_body import podman_body
+from aioruntime.runtime.spec import RunSpec
 from aioruntime.runtime.start import Creation
 from aioruntime.runtime.supported import check_supported
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from aioruntime.oci.platform import Platform
     from aioruntime.runtime.gpu import GpuRequest
     from aioruntime.runtime.session import Session
-    from aioruntime.runtime.spec import RunSpec
 
 
 async def prepare(
@@ -55,6 +56,8 @@ async def prepare(
 async def _image(
     session: Session, spec: RunSpec, pull: Callable[[OciRef, Platform | None], Awaitable[object]]
 ) -> EngineImage:
+    if isinstance(spec.image, ImageDigest):  # which names nothing to pull: the specification has pull="never"
+        return await _held(session, spec)
     reference = spec.image if isinstance(spec.image, OciRef) else _by_digest(spec.image)
     if spec.pull == "always":
         await pull(reference, spec.platform)
@@ -84,12 +87,18 @@ def _by_digest(image: ImageRef) -> OciRef:
     return OciRef.parse(f"{name.full_name}@{image.digest}")
 
 
+def _check_kind(spec: object) -> None:
+    if not isinstance(spec, RunSpec):
+        raise InvalidSpec(f"{one_line(repr(spec))} is not a RunSpec; give such as RunSpec(image, command)")
+
+
 def refuse_to_run(spec: RunSpec) -> None:
     """Refuse what a container that is run to its end can't have.
 
     Raises:
         InvalidSpec: it would never end, or nobody could write its input.
     """
+    _check_kind(spec)
     if spec.stdin is True:
         raise InvalidSpec(
             f"can't run {spec.image}: stdin is True; give the bytes, or use `start` to write them"
@@ -104,6 +113,7 @@ def refuse_to_start(spec: RunSpec, *, detach: bool) -> None:
     Raises:
         InvalidSpec: nobody would end it in time, or send its input.
     """
+    _check_kind(spec)
     given = {"timeout": spec.timeout is not None, "stdin": spec.stdin is not False}
     faults = [name for name, is_given in given.items() if is_given]
     if detach and faults:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ("Device", "Ulimit", "byte_count")
 
-import os
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,7 +11,10 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Self
 
 from aioruntime.errors import InvalidSpec, one_line
-from aioruntime.runtime.checks import is_whole, matches
+from aioruntime.oci.checks import absolute_path, is_whole, matches
+
+if TYPE_CHECKING:
+    import os
 
 # docker/go-units, size.go: RAMInBytes. All units are binary, with or without their "i".
 _SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,19})?)(?: ?(?:([kmgtp])?i?b|([kmgtp])))?", re.ASCII | re.IGNORECASE)
@@ -117,9 +119,8 @@ class Device:
 
     def __post_init__(self) -> None:
         for name in ("path", "container_path"):
-            path = PurePosixPath(os.fspath(getattr(self, name) or self.path))
-            # Podman reads the three parts from one string.
-            if not path.is_absolute() or "\0" in str(path) or ":" in str(path):
+            path = absolute_path(PurePosixPath, f"device: {name}", getattr(self, name) or self.path)
+            if ":" in str(path):  # Podman reads the three parts from one string
                 told = one_line(repr(str(path)))
                 raise InvalidSpec(f"device: {name} {told} is not an absolute path without ':'")
             object.__setattr__(self, name, path)

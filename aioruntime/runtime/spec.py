@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ("GpuProfile", "GpuSpec", "RunOutcome", "RunSpec", "RuntimeInfo")
+__all__ = ("RunOutcome", "RunSpec", "RuntimeInfo")
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import PurePosixPath
@@ -13,26 +12,22 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from aioruntime.errors import InvalidSpec, one_line
+from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.image import ImageRef
 from aioruntime.oci.platform import Platform
-from aioruntime.oci.reference import OciRef
+from aioruntime.oci.reference import OciRef, image_named
+from aioruntime.runtime.gpu_spec import GpuProfile, GpuSpec
 from aioruntime.runtime.lifecycle import HealthCheck, RestartPolicy
 from aioruntime.runtime.mounts import AnyMount
 from aioruntime.runtime.networking import NetworkAttachment, Port
 from aioruntime.runtime.resources import Device, Ulimit
 from aioruntime.runtime.spec_faults import together_faults
-from aioruntime.runtime.spec_fields import NORMALISERS
+from aioruntime.runtime.spec_fields import normalised
 
 # Constructors take more than they keep. The signatures below are for type checkers alone; at run time the
 # dataclass takes the values as they come, and ``__post_init__`` makes them what the attributes promise.
 _Path: TypeAlias = str | os.PathLike[str]
-
-# Container Device Interface specification, "CDI JSON Specification": kind and device name.
-_CDI_NAME = re.compile(
-    r"[A-Za-z](?:[\w.-]*[A-Za-z0-9])?/[A-Za-z](?:[\w-]*[A-Za-z0-9])?=[A-Za-z0-9](?:[\w.:-]*[A-Za-z0-9])?",
-    re.ASCII,
-)
-_VERSION = re.compile(r"\d{1,9}(?:\.\d{1,9})*", re.ASCII)
+_NO_GPU = GpuProfile()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,73 +48,19 @@ class RuntimeInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class GpuSpec:
-    """What a tool asks of a GPU.
-
-    Args:
-        required: whether it can't run without one.
-        min_vram_gb: GiB of video memory that it needs; None if it does not say.
-        cuda_version: the least CUDA version, such as ``12.1``; None if it does not say.
-        devices: CDI names of the devices to give it, such as ``nvidia.com/gpu=0``; empty for all of
-            NVIDIA's that there are.
-
-    Memory and CUDA version are checked where ``nvidia-smi`` on the engine's machine tells them.
-
-    Raises:
-        InvalidSpec: a value can't be what it is said to be; the message tells every fault.
-    """
-
-    required: bool = False
-    min_vram_gb: int | None = None
-    cuda_version: str | None = None
-    devices: tuple[str, ...] = ()
-
-    if TYPE_CHECKING:
-
-        def __init__(
-            self,
-            required: bool = False,
-            min_vram_gb: int | None = None,
-            cuda_version: str | None = None,
-            devices: Iterable[str] = (),
-        ) -> None: ...
-
-    def __post_init__(self) -> None:
-        faults = []
-        if isinstance(self.devices, str):
-            faults.append("devices is a string; it has to be a list of names")
-        else:
-            object.__setattr__(self, "devices", tuple(self.devices))
-            wrong = [repr(name) for name in self.devices if not _CDI_NAME.fullmatch(name)]
-            faults += [f"{one_line(name)} is no CDI name, such as vendor.com/gpu=0" for name in wrong]
-        if self.min_vram_gb is not None and self.min_vram_gb < 0:
-            faults.append(f"min_vram_gb is {self.min_vram_gb}")
-        if self.cuda_version is not None and not _VERSION.fullmatch(self.cuda_version):
-            faults.append(f"cuda_version is {one_line(repr(self.cuda_version))}; it has to be like 12.1")
-        if faults:
-            raise InvalidSpec(f"GPU: {'; '.join(faults)}")
-
-
-@dataclass(frozen=True, slots=True)
-class GpuProfile:
-    """The GPU side of a run; without a *spec* the container gets no GPU."""
-
-    spec: GpuSpec | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class RunSpec:
     """A container to be run; what is not given is left to the image and to the engine.
 
     Sizes are bytes, or text such as ``512m`` or ``1g``, as the engines' command lines read it.
 
     Args:
-        image: what to run; a string is parsed as a reference. A pinned digest decides over the tag.
+        image: what to run; a string is parsed as a reference, or as a digest or an engine's ID of an image,
+            as `pull` and `commit` return it. A pinned digest decides over the tag.
         command: the program's arguments, or program and arguments if the image has no entry point;
             empty for the image's own.
         env: environment variables added to the image's.
         mounts: what the container sees beside its image's files.
-        gpu: the GPU that it gets.
+        gpu: the GPU that it gets; None for none.
         working_dir: absolute path in the container; None for the image's own.
         capture_output: True to return standard output and error in the outcome; False to pass them
             through to those of this process as they come.
@@ -160,15 +101,15 @@ class RunSpec:
         timeout: seconds that it may run from its start on, after which it is killed.
 
     Raises:
-        InvalidReference: *image* is a string that is not a reference.
+        InvalidReference: *image* is a string that is neither a reference nor a digest.
         InvalidSpec: other values can't be carried out, or not together; the message tells every fault.
     """
 
-    image: OciRef | ImageRef
+    image: OciRef | ImageRef | ImageDigest
     command: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict, hash=False)
     mounts: tuple[AnyMount, ...] = ()
-    gpu: GpuProfile = GpuProfile()
+    gpu: GpuProfile = _NO_GPU
     working_dir: PurePosixPath | None = None
     capture_output: bool = False
     user: str | None = None
@@ -209,11 +150,11 @@ class RunSpec:
 
         def __init__(
             self,
-            image: OciRef | ImageRef | str,
+            image: OciRef | ImageRef | ImageDigest | str,
             command: Iterable[str] = (),
             env: Mapping[str, str] = ...,
             mounts: Iterable[AnyMount] = (),
-            gpu: GpuProfile = ...,
+            gpu: GpuProfile | GpuSpec | None = ...,
             working_dir: _Path | None = None,
             capture_output: bool = False,
             user: str | None = None,
@@ -252,15 +193,16 @@ class RunSpec:
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        if isinstance(self.image, str):
-            object.__setattr__(self, "image", OciRef.parse(self.image))
+        if isinstance(self.image, str) and not isinstance(self.image, ImageDigest):
+            object.__setattr__(self, "image", image_named(self.image))
         faults: list[str] = []
-        for each in fields(self):
-            value, normalise = getattr(self, each.name), NORMALISERS.get(each.name)
-            if normalise and not (value is None and each.default is None):
-                object.__setattr__(self, each.name, normalise(each.name, value, faults))
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        unsaid = {each.name for each in fields(self) if each.default is None and values[each.name] is None}
+        given = {name: value for name, value in values.items() if name not in unsaid}
+        for name, value in normalised(given, faults).items():
+            object.__setattr__(self, name, value)
         if faults := faults + together_faults(self):
-            raise InvalidSpec(f"can't run {self.image}: " + "; ".join(faults))
+            raise InvalidSpec(f"can't run {one_line(str(self.image))}: " + "; ".join(faults))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A read-only view can be neither pickled nor copied; what it shows can.

@@ -8,6 +8,7 @@ import ipaddress
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from aioruntime.oci.digest import ImageDigest
 from aioruntime.runtime.networking import NETWORK_MODES
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 def together_faults(spec: RunSpec) -> list[str]:
     """List what of *spec* can't be carried out together; its fields were made what they are kept as."""
     return [
+        *_pull_faults(spec),
         *_mount_faults(spec),
         *_memory_faults(spec),
         *_network_faults(spec),
@@ -41,6 +43,12 @@ def terminal_faults(stdin: bool | bytes, *, tty: bool) -> list[str]:
 
 def _repeated(what: str, names: Iterable[str]) -> list[str]:
     return [f"{what} {name}" for name, count in sorted(Counter(names).items()) if count > 1]
+
+
+def _pull_faults(spec: RunSpec) -> list[str]:
+    if spec.pull == "never" or not isinstance(spec.image, ImageDigest):
+        return []
+    return [f"pull {spec.pull}: a digest alone names no repository to pull from; give name@digest as image"]
 
 
 def _mount_faults(spec: RunSpec) -> list[str]:

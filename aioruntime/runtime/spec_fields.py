@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ("NORMALISERS", "RESERVED_LABELS", "Faults", "Normaliser")
+__all__ = ("RESERVED_LABELS", "Faults", "normalised")
 
-import os
 import re
 from collections.abc import Callable, Mapping
-from pathlib import PurePosixPath
-from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias, get_args
 
 from aioruntime.errors import InvalidSpec, one_line
-from aioruntime.oci.faults import command_faults, env_faults, label_faults, user_faults, working_dir_faults
+from aioruntime.oci.checks import is_ip, is_number, is_whole, items, mapping, matches
+from aioruntime.oci.digest import ImageDigest
+from aioruntime.oci.faults import command_faults, env_faults, label_faults, user_faults, working_dir
+from aioruntime.oci.image import ImageRef
 from aioruntime.oci.platform import Platform
-from aioruntime.runtime.checks import is_ip, is_number, is_whole, matches
+from aioruntime.oci.reference import OciRef
+from aioruntime.runtime.gpu_spec import GpuProfile, GpuSpec
 from aioruntime.runtime.lifecycle import HealthCheck, RestartPolicy, signal_name
 from aioruntime.runtime.mounts import AnyMount
 from aioruntime.runtime.networking import NetworkAttachment, Port
@@ -30,7 +31,7 @@ RESERVED_LABELS = "aioruntime."
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _HOST = re.compile(r"[a-zA-Z0-9_](?:[a-zA-Z0-9_.-]{0,251}[a-zA-Z0-9_])?")
 _HOSTNAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9.-]{0,61}[a-zA-Z0-9])?")
-_CPUS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*", re.ASCII)
+_CPUS = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*", re.ASCII)
 _CAPABILITY = re.compile(r"(CAP_)?[A-Z_]+", re.IGNORECASE | re.ASCII)
 _TEXT = re.compile(r"[^\0]*")
 _SYSCTL = re.compile(r"[a-zA-Z0-9_./-]+", re.ASCII)
@@ -43,8 +44,26 @@ class _Parsed(Protocol):
     def parse(cls, text: str, /) -> Any: ...
 
 
-def _command(name: str, value: Any, faults: Faults) -> tuple[str, ...] | str:
-    command = value if isinstance(value, str) else tuple(value)
+def _image(name: str, value: Any, faults: Faults) -> Any:
+    if not isinstance(value, (OciRef, ImageRef, ImageDigest)):
+        faults.append(f"{name} {one_line(repr(value))} is not an image; give its reference or digest as text")
+    return value
+
+
+def _gpu(name: str, value: Any, faults: Faults) -> GpuProfile:
+    if value is None or isinstance(value, GpuSpec):
+        return GpuProfile(value)
+    if isinstance(value, GpuProfile):
+        return value
+    faults.append(f"{name} {one_line(repr(value))} is not a GPU; give GpuSpec(required=True), or None")
+    return GpuProfile()
+
+
+def _command(name: str, value: Any, faults: Faults) -> tuple[str, ...]:
+    if isinstance(value, str):
+        faults += command_faults(value, name)
+        return ()
+    command = items(name, value, faults)
     faults += command_faults(command, name)
     return command
 
@@ -52,14 +71,12 @@ def _command(name: str, value: Any, faults: Faults) -> tuple[str, ...] | str:
 def _entrypoint(name: str, value: Any, faults: Faults) -> tuple[str, ...]:
     if isinstance(value, str):
         value = (value,) if value else ()
-    entrypoint = tuple(value)
-    faults += command_faults(entrypoint, name)
-    return entrypoint
+    return _command(name, value, faults)
 
 
 def _mapping(check: Callable[[Mapping[str, str]], Faults]) -> Normaliser:
     def normalise(name: str, value: Any, faults: Faults) -> Mapping[str, str]:
-        kept = MappingProxyType(dict(value))
+        kept = mapping(name, value, faults)
         faults += check(kept)
         return kept
 
@@ -101,7 +118,7 @@ def _sysctls(sysctls: Mapping[str, str]) -> Faults:
 
 
 def _mounts(name: str, value: Any, faults: Faults) -> tuple[AnyMount, ...]:
-    mounts = tuple(value)
+    mounts = items(name, value, faults)
     faults += [
         f"mounts: {one_line(repr(mount))} is none; give Mount, VolumeMount, TmpfsMount or ImageMount"
         for mount in mounts
@@ -114,10 +131,7 @@ def _each(kind: type[_Parsed]) -> Normaliser:
     """Make a tuple of *kind*; its strings, and numbers, are parsed."""
 
     def normalise(name: str, value: Any, faults: Faults) -> tuple[Any, ...]:
-        if isinstance(value, (str, kind)):
-            faults.append(f"{name} is one {type(value).__name__}; give a list")
-            return ()
-        made = (_parsed(kind)(name, item, faults) for item in value)
+        made = (_parsed(kind)(name, item, faults) for item in items(name, value, faults))
         return tuple(item for item in made if item is not None)
 
     return normalise
@@ -143,10 +157,7 @@ def _parsed(kind: type[_Parsed]) -> Normaliser:
 
 def _strings(fits: Callable[[Any], bool], what: str) -> Normaliser:
     def normalise(name: str, value: Any, faults: Faults) -> tuple[str, ...]:
-        if isinstance(value, str):
-            faults.append(f"{name} is one string; give a list, such as [{one_line(repr(value))}]")
-            return ()
-        values = tuple(value)
+        values = items(name, value, faults)
         faults += [f"{name}: {one_line(repr(each))} is not {what}" for each in values if not fits(each)]
         return tuple(each for each in values if fits(each))
 
@@ -173,15 +184,16 @@ def _caught(make: Callable[[Any, str], Any], instead: Any = None) -> Normaliser:
     return normalise
 
 
-def _working_dir(name: str, value: Any, faults: Faults) -> PurePosixPath:
-    path = PurePosixPath(os.fspath(value))
-    faults += working_dir_faults(path)
-    return path
-
-
 def _user(name: str, value: Any, faults: Faults) -> Any:
     faults += user_faults(value)
     return value
+
+
+def _is_cpuset(value: Any) -> bool:
+    if not matches(_CPUS, value):
+        return False
+    ranges = ([int(number) for number in part.split("-")] for part in value.split(","))
+    return all(part[0] <= part[-1] for part in ranges)
 
 
 def _matches(pattern: re.Pattern[str]) -> Callable[[Any], bool]:
@@ -194,11 +206,13 @@ def _unlimited(make: Callable[[Any, str], int]) -> Callable[[Any, str], int]:
 
 _FLAG = _single(lambda value: isinstance(value, bool), "True or False")
 
-NORMALISERS: Mapping[str, Normaliser] = {
+_NORMALISERS: Mapping[str, Normaliser] = {
+    "image": _image,
+    "gpu": _gpu,
     "command": _command,
     "env": _mapping(env_faults),
     "mounts": _mounts,
-    "working_dir": _working_dir,
+    "working_dir": lambda _, value, faults: working_dir(value, faults),
     "capture_output": _FLAG,
     "user": _user,
     "name": _single(_matches(_NAME), "a container's name: two or more letters, digits, '_', '.' or '-'"),
@@ -211,8 +225,8 @@ NORMALISERS: Mapping[str, Normaliser] = {
     "extra_hosts": _mapping(_extra_hosts),
     "memory": _caught(byte_count, 0),  # it was given: what needs it has no fault of its own
     "memory_swap": _caught(_unlimited(byte_count)),
-    "cpus": _single(lambda value: is_number(value, 0.01), "a number of processors, 0.01 or more"),
-    "cpuset": _single(_matches(_CPUS), "a list of processors, such as '0-3,5'"),
+    "cpus": _single(lambda value: is_number(value, 0.01, 1 << 20), "a number of processors, 0.01 or more"),
+    "cpuset": _single(_is_cpuset, "a list of processors, such as '0-3,5'"),
     "pids_limit": _single(
         lambda value: value == -1 or is_whole(value, 1), "a count of processes above 0, or -1 for no limit"
     ),
@@ -237,4 +251,8 @@ NORMALISERS: Mapping[str, Normaliser] = {
     "pull": _single(lambda value: value in ("never", "missing", "always"), "'never', 'missing' or 'always'"),
     "timeout": _single(lambda value: is_number(value, 0) and value > 0, "a number of seconds above 0"),
 }
-"""By the field's name."""
+
+
+def normalised(values: Mapping[str, Any], faults: Faults) -> dict[str, Any]:
+    """Return what *values*, by a `RunSpec`'s field, are kept as; what is wrong is added to *faults*."""
+    return {name: _NORMALISERS[name](name, value, faults) for name, value in values.items()}

@@ -40,6 +40,6 @@ async def containers(runtime: EngineRuntime) -> list[str]:
     return [item["Id"] for item in await runtime._client.json("GET", "/containers/json", params={"all": "1"})]
 
 
-def script(image: str | ar.OciRef | ar.ImageRef, text: str, **fields: Any) -> ar.RunSpec:
+def script(image: str | ar.OciRef | ar.ImageRef | ar.ImageDigest, text: str, **fields: Any) -> ar.RunSpec:
     """Return what to run: a shell's script."""
     return ar.RunSpec(image, ["sh", "-c", text], **fields)

@@ -181,11 +181,14 @@ def test_what_is_not_known() -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"devices": "vendor.com/gpu=0"}, "devices is a string"),
-        ({"devices": ["/dev/null"], "min_vram_gb": -1}, "'/dev/null' is no CDI name.*min_vram_gb is -1"),
+        ({"devices": "vendor.com/gpu=0"}, "devices 'vendor.com/gpu=0' is not a list; give such as"),
+        ({"devices": ["/dev/null"], "min_vram_gb": -1}, "'/dev/null' is no CDI name.*min_vram_gb -1 is not"),
         ({"devices": ["vendor.com/gpu=0", "vendor/gpu="]}, "GPU: 'vendor/gpu=' is no CDI name"),
         ({"devices": ["v/g=0\n"]}, "no CDI name"),
-        ({"cuda_version": "12.x"}, "cuda_version is '12.x'"),
+        ({"cuda_version": "12.x"}, "cuda_version '12.x' is not text such as '12.1'"),
+        ({"cuda_version": 12.1}, "cuda_version 12.1 is not text"),
+        ({"min_vram_gb": "8", "devices": [0]}, "0 is no CDI name.*min_vram_gb '8' is not a whole number"),
+        ({"required": "yes"}, "required 'yes' is not True or False"),
     ],
 )
 def test_a_specification_that_makes_no_sense(values: dict[str, Any], expected: str) -> None:

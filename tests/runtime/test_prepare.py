@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -43,6 +43,21 @@ async def test_pinned(runtime: EngineRuntime, registry: LocalRegistry) -> None:
     assert (await runtime.run(script(pinned, "exit 3", pull="missing"))).exit_code == 3
 
 
+async def test_by_its_id(runtime: EngineRuntime, shell: str) -> None:
+    """An image that has no name is run by what `commit` returned; one that is not there is told as such."""
+    async with runtime.start(script(shell, "echo new > /written")) as container:
+        await container.wait()
+        made = await container.commit()
+    try:
+        for image in (made, str(made)):
+            outcome = await runtime.run(script(image, "cat /written", capture_output=True))
+            assert outcome.stdout == b"new\n"
+    finally:
+        await runtime.remove_image(made)
+    with pytest.raises(ar.ImageNotFound, match=f"no image {made}"):
+        await runtime.run(script(made, "true"))
+
+
 async def test_another_platform(runtime: EngineRuntime, registry: LocalRegistry) -> None:
     """An image that is here for another platform than asked for is not run; the message names both."""
     image = f"{registry.host}/tiny:index"
@@ -61,6 +76,17 @@ async def test_what_only_start_does(runtime: EngineRuntime, fields: dict[str, ob
     with pytest.raises(ar.InvalidSpec, match=remedy):
         await runtime.run(script("example.org/none:1", "true", **fields))
     assert await containers(runtime) == []
+
+
+async def test_what_is_no_specification(runtime: EngineRuntime) -> None:
+    """A value of another kind is refused by name, however it is run."""
+    wrong: Any = None
+    with pytest.raises(ar.InvalidSpec, match="None is not a RunSpec"):
+        await runtime.run(wrong)
+    with pytest.raises(ar.InvalidSpec, match="None is not a RunSpec"):
+        await runtime.start(wrong).__aenter__()
+    [result] = [result async for result in runtime.run_many([wrong])]
+    assert isinstance(result.error, ar.InvalidSpec)
 
 
 @pytest.mark.parametrize("fields", [{"stdin": b"x"}, {"timeout": 5}])
