@@ -5,6 +5,8 @@ from __future__ import annotations
 __all__ = ("RunResult", "run_container", "run_many")
 
 import asyncio
+import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,13 +15,14 @@ from typing import TYPE_CHECKING
 import anyio
 
 from aioruntime.errors import AioRuntimeError, InvalidSpec, RunError, RunTimeout, one_line
+from aioruntime.oci.checks import is_whole
 from aioruntime.runtime.output import Captured, PassedThrough
 from aioruntime.runtime.spec import RunOutcome, RunSpec
 from aioruntime.runtime.start import Creation, started
 from aioruntime.tasks import end, task_group
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from aioruntime.engine.client import EngineClient
     from aioruntime.runtime.container import Container
@@ -145,10 +148,15 @@ async def run_many(
     Left early, or cancelled, it ends those that run and begins no other.
 
     Raises:
-        InvalidSpec: *limit* is less than 1.
+        InvalidSpec: *limit* is less than 1, or *specs* can't be iterated.
     """
-    if limit < 1:
-        raise InvalidSpec(f"limit is {limit}; it has to be at least 1")
+    faults: list[str] = []
+    if not is_whole(limit, 1, sys.maxsize):
+        faults.append(f"limit {one_line(repr(limit))} is not a whole number above 0")
+    if not isinstance(specs, Iterable):
+        faults.append(f"specs {one_line(repr(specs))} is not a list; give such as [RunSpec(...)]")
+    if faults:
+        raise InvalidSpec(f"can't run: {'; '.join(faults)}")
 
     # Tasks, and not a task group: a group can't be open across a generator's yields.
     running: set[asyncio.Task[None]] = set()

@@ -6,7 +6,7 @@ import asyncio
 import gc
 from contextlib import aclosing
 from statistics import linear_regression
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -106,8 +106,13 @@ async def test_a_task_that_somebody_cancels(runtime: EngineRuntime, shell: str) 
 
 async def test_limits_that_are_none(runtime: EngineRuntime, shell: str) -> None:
     """A limit under 1 is refused, with the value in the message; no specifications give no results."""
-    with pytest.raises(ar.InvalidSpec, match="limit is 0"):
-        await anext(runtime.run_many([script(shell, "true")], limit=0))
+    limits: list[Any] = [0, "3", None, True]
+    for limit in limits:
+        with pytest.raises(ar.InvalidSpec, match=f"limit {limit!r} is not a whole number above 0"):
+            await anext(runtime.run_many([script(shell, "true")], limit=limit))
+    one: Any = script(shell, "true")
+    with pytest.raises(ar.InvalidSpec, match=r"specs RunSpec.* is not a list"):
+        await anext(runtime.run_many(one))
     assert [result async for result in runtime.run_many([])] == []
 
 
