@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from aioruntime.engine import archive, containers
 from aioruntime.engine.container_changes import commit, update
+from aioruntime.errors import InvalidSpec, one_line
 from aioruntime.runtime.files import tar_of
 from aioruntime.runtime.lifecycle import signal_name
 from aioruntime.runtime.observed import Observed
@@ -85,7 +86,7 @@ class Controlled(Observed):
         *,
         env: Mapping[str, str] | None = None,
         user: str | None = None,
-        working_dir: str | None = None,
+        working_dir: str | os.PathLike[str] | None = None,
         stdin: bool | bytes = False,
         tty: bool = False,
     ) -> AbstractAsyncContextManager[Process]:
@@ -106,7 +107,7 @@ class Controlled(Observed):
             A context that gives the `Process`.
 
         Raises:
-            InvalidSpec: *command* is empty.
+            InvalidSpec: *command* is empty, or a value is not what `RunSpec` takes; nothing was started.
             EngineError: the program could not be started, or the container does not run.
         """
         return execute(
@@ -127,7 +128,7 @@ class Controlled(Observed):
         *,
         env: Mapping[str, str] | None = None,
         user: str | None = None,
-        working_dir: str | None = None,
+        working_dir: str | os.PathLike[str] | None = None,
         stdin: bytes = b"",
     ) -> RunOutcome:
         """Execute a program in the container to its end; see `exec` for arguments and errors.
@@ -135,6 +136,9 @@ class Controlled(Observed):
         Returns:
             How it ended, with its output.
         """
+        if not isinstance(stdin, bytes):
+            told = one_line(repr(stdin))
+            raise InvalidSpec(f"{self._what}: stdin {told} is not bytes; to write it bit by bit, use `exec`")
         started = self.exec(command, env=env, user=user, working_dir=working_dir, stdin=stdin or False)
         async with started as process:
             return await process.captured()

@@ -13,14 +13,15 @@ import anyio
 
 from aioruntime.engine import exec as execs
 from aioruntime.errors import EngineError, InvalidSpec, OutcomeUnknown, one_line
-from aioruntime.oci.faults import command_faults
 from aioruntime.runtime.attached import Attached, Stdin
 from aioruntime.runtime.output import Captured
 from aioruntime.runtime.spec import RunOutcome
 from aioruntime.runtime.spec_faults import terminal_faults
+from aioruntime.runtime.spec_fields import normalised
 from aioruntime.runtime.stream import OutputStream
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncIterator, Iterable, Mapping
 
     from aioruntime.engine.client import EngineClient
@@ -102,19 +103,31 @@ async def execute(
     *,
     env: Mapping[str, str] | None = None,
     user: str | None = None,
-    working_dir: str | None = None,
+    working_dir: str | os.PathLike[str] | None = None,
     stdin: bool | bytes = False,
     tty: bool = False,
 ) -> AsyncIterator[Process]:
     """Execute *command* in a running container, for the time of the context; see `Container.exec`."""
-    command = tuple(command) if not isinstance(command, str) else command
-    faults = command_faults(command) if command else ["the command is empty"]
+    given = {"command": command, "env": env, "user": user, "working_dir": working_dir}
+    faults: list[str] = []
+    optional = ("env", "user", "working_dir")
+    kept = normalised({**given, "stdin": stdin, "tty": tty}, faults, optional)
+    arguments, directory = kept["command"], kept["working_dir"]
+    if not (faults or arguments):
+        faults.append("the command is empty")
     if faults := faults + terminal_faults(stdin, tty=tty):
         raise InvalidSpec(f"can't execute in {what}: " + "; ".join(faults))
-    what = f"{one_line(command[0])} in {what}"
+    what = f"{one_line(arguments[0])} in {what}"
     has_input = stdin is not False
     exec_id = await execs.create_exec(
-        client, container, command, env=env, user=user, working_dir=working_dir, tty=tty, stdin=has_input
+        client,
+        container,
+        arguments,
+        env=kept["env"],
+        user=user,
+        working_dir=None if directory is None else str(directory),
+        tty=tty,
+        stdin=has_input,
     )
     async with execs.attach_exec(client, exec_id, tty=tty) as attachment:
         process = Process(client, exec_id, attachment, what, stdin=has_input, tty=tty)

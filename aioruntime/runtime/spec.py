@@ -196,10 +196,9 @@ class RunSpec:
         if isinstance(self.image, str) and not isinstance(self.image, ImageDigest):
             object.__setattr__(self, "image", image_named(self.image))
         faults: list[str] = []
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        unsaid = {each.name for each in fields(self) if each.default is None and values[each.name] is None}
-        given = {name: value for name, value in values.items() if name not in unsaid}
-        for name, value in normalised(given, faults).items():
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        optional = {each.name for each in fields(self) if each.default is None}
+        for name, value in normalised(given, faults, optional).items():
             object.__setattr__(self, name, value)
         if faults := faults + together_faults(self):
             raise InvalidSpec(f"can't run {one_line(str(self.image))}: " + "; ".join(faults))

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ("RESERVED_LABELS", "Faults", "normalised")
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol, TypeAlias, get_args
 
 from aioruntime.errors import InvalidSpec, one_line
@@ -253,6 +253,12 @@ _NORMALISERS: Mapping[str, Normaliser] = {
 }
 
 
-def normalised(values: Mapping[str, Any], faults: Faults) -> dict[str, Any]:
-    """Return what *values*, by a `RunSpec`'s field, are kept as; what is wrong is added to *faults*."""
-    return {name: _NORMALISERS[name](name, value, faults) for name, value in values.items()}
+def normalised(values: Mapping[str, Any], faults: Faults, optional: Collection[str] = ()) -> dict[str, Any]:
+    """Return what *values*, by a `RunSpec`'s field, are kept as; what is wrong is added to *faults*.
+
+    None stays what it is in fields that are *optional*.
+    """
+    return {
+        name: None if value is None and name in optional else _NORMALISERS[name](name, value, faults)
+        for name, value in values.items()
+    }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -16,11 +17,9 @@ if TYPE_CHECKING:
 
     from aioruntime.runtime.engine_runtime import EngineRuntime
 
-pytestmark = pytest.mark.usefixtures("nothing_left")
-
 
 @pytest.fixture
-async def container(runtime: EngineRuntime, shell: str) -> AsyncIterator[ar.Container]:
+async def container(runtime: EngineRuntime, shell: str, nothing_left: None) -> AsyncIterator[ar.Container]:
     """A container that goes on until it is removed; entered and left by different tasks, as fixtures are."""
     async with runtime.start(script(shell, "sleep 600", env={"FROM": "spec"})) as container:
         yield container
@@ -35,7 +34,10 @@ async def test_output_and_exit_code(container: ar.Container) -> None:
 async def test_settings(container: ar.Container) -> None:
     """It runs with the user, directory and variables given, beside the container's own."""
     outcome = await container.run(
-        ["sh", "-c", "id -u; pwd; echo $FROM $MORE"], user="1000", working_dir="/data", env={"MORE": "exec"}
+        ["sh", "-c", "id -u; pwd; echo $FROM $MORE"],
+        user="1000",
+        working_dir=PurePosixPath("/data"),
+        env={"MORE": "exec"},
     )
     assert outcome.stdout == b"1000\n/data\nspec exec\n"
 
@@ -66,6 +68,41 @@ async def test_no_such_program(container: ar.Container) -> None:
         await container.run([])
     with pytest.raises(ar.InvalidSpec, match="one string"):
         await container.run("ls -l")
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"command": None}, "command None is not a list"),
+    ({"command": ["\udcff"]}, "argument .* is not text"),
+    ({"stdin": "x"}, "stdin 'x' is not True, False or the bytes to send"),
+    ({"stdin": bytearray(b"x")}, r"stdin bytearray\(b'x'\) is not"),
+    ({"stdin": None}, "stdin None is not"),
+    ({"env": ["A=b"]}, "env is not a mapping but list"),
+    ({"env": {"A": "\udcff"}}, "env value of A is not text"),
+    ({"env": {"": "y"}}, "env name '' is not valid"),
+    ({"user": 0}, "user 0 is not text without NUL; give such as '1000'"),
+    ({"working_dir": "data"}, "working_dir 'data' is not an absolute path"),
+    ({"tty": 1}, "tty 1 is not True or False"),
+    ({"tty": True, "stdin": b"x"}, "a terminal's input has no end"),
+    ({"user": 0, "env": 5}, "env is not .*; user 0 is not"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), WRONG, ids=[str(values) for values, _ in WRONG])
+async def test_what_can_not_be_executed(values: dict[str, Any], message: str) -> None:
+    """Values are checked as those of `RunSpec`, all at once, before the engine is asked for anything."""
+    nobody: Any = None
+    container = ar.Container(nobody, "1", "one", "tool:1", tty=False)
+    with pytest.raises(ar.InvalidSpec, match=f"can't execute in tool:1: .*{message}"):
+        await container.exec(**{"command": ["cat"], **values}).__aenter__()
+
+
+@pytest.mark.parametrize("stdin", [True, "", None, "x", bytearray(b"x")])
+async def test_input_of_a_program_that_is_run(stdin: Any) -> None:
+    """`run` sends bytes, or nothing: who wants to write is told to use `exec`."""
+    nobody: Any = None
+    container = ar.Container(nobody, "1", "one", "tool:1", tty=False)
+    with pytest.raises(ar.InvalidSpec, match=r"stdin .* is not bytes; .* use `exec`"):
+        await container.run(["cat"], stdin=stdin)
 
 
 async def test_many_at_once(container: ar.Container) -> None:
