@@ -14,6 +14,7 @@ import anyio
 
 from aioruntime.engine.event_history import Event, History, podman_filters, read_event
 from aioruntime.engine.jsonlines import JsonDecoder
+from aioruntime.engine.queries import filter_values, moment_ns, moment_text
 from aioruntime.errors import EngineError, EngineUnavailable, InvalidSpec, StreamTruncated, one_line
 from aioruntime.tasks import to_completion
 
@@ -103,12 +104,12 @@ class Events:
 
     async def _ask(self, *, whole: bool) -> AsyncGenerator[None]:
         """Ask for events and take them; with *whole* until all were told, else as long as it goes."""
-        params = {**self._filters, "since": _seconds(self._history.since_ns)}
+        params = {**self._filters, "since": moment_text(self._history.since_ns)}
         if whole and self._client.capabilities.kind == "podman":
             # Given an end that has passed, Podman tells nothing or a part, as chance will have it.
             params["stream"] = "false"
         elif whole:
-            params["until"] = _seconds(self._until or 0)
+            params["until"] = moment_text(self._until or 0)
         decoder = JsonDecoder()
         async with self._client.stream("GET", "/events", params=params) as response:
             self._connected = anyio.current_time()
@@ -155,26 +156,25 @@ async def events(
 
     Args:
         client: the engine.
-        since: events from then on, as a time or in seconds since 1970; None for those from now on.
+        since: events from then on, as a time with a zone or in seconds since 1970; None for from now on.
         until: end the iteration when all events up to then were given; None to go on for ever.
         filters: which ones: values by name, as for ``docker events --filter``; such as
             ``{"type": "container", "event": ["start", "die"]}``.
         patience: seconds that the engine may be away.
 
     Raises:
-        InvalidSpec: *until* is before *since*.
+        InvalidSpec: *until* is before *since*, or a value is not of its kind.
         EngineUnavailable: the engine can't be reached, or was away for too long (while iterating).
         EngineError: it refused the filters, or tells something that is no event (while iterating).
     """
+    wanted = filter_values(filters)
+    first = None if since is None else moment_ns("since", since)
+    last = None if until is None else moment_ns("until", until)
     now = await _engine_time(client)
     began = anyio.current_time()
-    first = now if since is None else _nanoseconds(since)
-    last = None if until is None else _nanoseconds(until)
+    first = now if first is None else first
     if last is not None and last < first:
         raise InvalidSpec(f"events until {until} that are since {since or 'now'}: there can be none")
-    wanted = {
-        name: [value] if isinstance(value, str) else list(value) for name, value in (filters or {}).items()
-    }
     if client.capabilities.kind == "podman":
         wanted = podman_filters(wanted)
     found = Events(
@@ -196,7 +196,7 @@ async def _engine_time(client: EngineClient) -> int:
     info = await client.json("GET", "/info")
     told = info.get("SystemTime") if isinstance(info, dict) else None
     try:
-        return _nanoseconds(datetime.fromisoformat(str(told)))
+        return moment_ns("SystemTime", datetime.fromisoformat(str(told)))
     except ValueError as exc:
         raise EngineError(f"the engine tells its time in an unknown way: {one_line(str(told))}") from exc
 
@@ -206,13 +206,3 @@ async def _ping(client: EngineClient) -> None:
         async with client.stream("GET", "/_ping", versioned=False):
             return
     raise EngineError(f"{client.endpoint.shown_url} has not answered within {_PING_SECONDS:g} s")
-
-
-def _nanoseconds(when: datetime | float) -> int:
-    if isinstance(when, datetime):
-        return int(when.timestamp()) * _SECOND + when.microsecond * 1000
-    return int(when * _SECOND)
-
-
-def _seconds(time_ns: int) -> str:
-    return f"{time_ns // _SECOND}.{time_ns % _SECOND:09d}"

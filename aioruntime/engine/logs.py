@@ -5,17 +5,19 @@ from __future__ import annotations
 __all__ = ("logs",)
 
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from aioruntime.engine.client import path_part
 from aioruntime.engine.frames import FrameDecoder, RawDecoder
 from aioruntime.engine.liveness import heard, while_alive
-from aioruntime.errors import InvalidSpec
+from aioruntime.engine.queries import moment_ns, moment_text
+from aioruntime.errors import InvalidSpec, one_line
+from aioruntime.oci.checks import is_whole
 from aioruntime.tasks import iterating
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
+    from datetime import datetime
 
     from aioruntime.engine.client import EngineClient
     from aioruntime.engine.frames import Output
@@ -49,14 +51,16 @@ async def logs(
         timestamps: whether each line begins with the time that it was written at.
 
     Raises:
-        InvalidSpec: a datetime tells no time zone.
+        InvalidSpec: a moment is none, as is a datetime that tells no time zone; or *tail* is no count.
         EngineError: there is no such container (status 404), or the engine keeps no logs of it.
         EngineUnavailable: the engine can't be reached, or does not answer any more.
         StreamTruncated: the connection was cut, which the end of the container does not do. All but the
             first are raised while iterating.
     """
     moments = {"since": since, "until": until}
-    params = {name: _seconds(name, moment) for name, moment in moments.items() if moment is not None}
+    params = {n: moment_text(moment_ns(n, when)) for n, when in moments.items() if when is not None}
+    if not (tail is None or is_whole(tail, 0)):
+        raise InvalidSpec(f"tail {one_line(repr(tail))} is not a number of lines; None is for all")
     params |= {
         "stdout": "1",
         "stderr": "1",
@@ -67,14 +71,6 @@ async def logs(
     pieces = _read(client, container, params, RawDecoder() if tty else FrameDecoder())
     async with iterating(pieces) as steps:
         yield steps
-
-
-def _seconds(name: str, moment: float | datetime) -> str:
-    if isinstance(moment, datetime):
-        if moment.tzinfo is None:
-            raise InvalidSpec(f"{name}: {moment} tells no time zone")
-        moment = moment.timestamp()
-    return f"{moment:.6f}"
 
 
 async def _read(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ("Pruned", "explained", "filter_params", "own_name", "read", "removing", "until_gone")
+__all__ = ("Pruned", "check_name", "explained", "filter_params", "own_name", "read", "removing", "until_gone")
 
 import json
 import logging
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 import msgspec
 
-from aioruntime.errors import EngineError, EngineUnavailable, StreamTruncated, one_line
+from aioruntime.engine.queries import filter_values
+from aioruntime.errors import EngineError, EngineUnavailable, InvalidSpec, StreamTruncated, one_line
+from aioruntime.oci.checks import is_name
 from aioruntime.tasks import to_completion
 
 if TYPE_CHECKING:
@@ -62,9 +64,24 @@ def own_name() -> str:
     return f"aioruntime-{secrets.token_hex(8)}"
 
 
+def check_name(kind: str, name: str) -> None:
+    """Refuse what can't be the name of a *kind*, a volume or a network.
+
+    Raises:
+        InvalidSpec: it can't.
+    """
+    if not is_name(name):
+        told = one_line(repr(name))
+        raise InvalidSpec(f"{kind} {told} is not a {kind}'s name; give letters, digits, '_', '.' and '-'")
+
+
 def filter_params(filters: Mapping[str, str | Sequence[str]] | None) -> dict[str, str]:
-    """Return the query that chooses by *filters*: values by name, such as ``{"label": "a=b"}``."""
-    wanted = {name: [v] if isinstance(v, str) else list(v) for name, v in (filters or {}).items()}
+    """Return the query that chooses by *filters*: values by name, such as ``{"label": "a=b"}``.
+
+    Raises:
+        InvalidSpec: they are not that.
+    """
+    wanted = filter_values(filters)
     return {"filters": json.dumps(wanted)} if wanted else {}
 
 

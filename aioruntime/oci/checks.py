@@ -37,7 +37,7 @@ def is_whole(value: object, least: int, most: int = (1 << 31) - 1) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
-def is_number(value: object, least: float, below: float = math.inf) -> bool:
+def is_number(value: object, least: float, below: float = math.inf) -> TypeGuard[float]:
     """Tell whether *value* is a number from *least* to *below*, without the latter."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value < below
 

@@ -73,6 +73,7 @@ class Observed:
             A context that gives an async iterator of `Output`.
 
         Raises:
+            InvalidSpec: a value is not of its kind.
             EngineError: the engine keeps no logs of it (while iterating).
             StreamTruncated: the log was cut (while iterating).
         """

@@ -7,7 +7,7 @@ import itertools
 import time
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -149,6 +149,26 @@ async def test_from_then_until_then(every_engine: Engine) -> None:
     assert [(each.id, each.action) for each in filtered] == [(first, "die")]
     assert abs(filtered[0].time.timestamp() - since) < 60
     assert every_engine.kind == "podman" or filtered[0].attributes["exitCode"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"since": "1h"}, "since '1h' is not a moment"),
+        ({"since": float("nan")}, "since nan is not a moment"),
+        ({"until": float("inf")}, "until inf is not a moment"),
+        ({"since": datetime(2026, 1, 1)}, "since .* tells no time zone"),
+        ({"filters": ["type=container"]}, "filters is not a mapping but list"),
+        ({"filters": {"type": 5}}, "filter type 5 is not a list"),
+        ({"filters": {"type": ["container", 5]}}, "filter type: 5 is not text"),
+        ({"filters": {5: "container"}}, "filter 5: 5 is not text"),
+    ],
+)
+async def test_what_can_not_be_followed(settings: dict[str, Any], message: str) -> None:
+    """A moment or a filter that is none is refused at once, before the engine is asked."""
+    nobody: Any = None
+    with pytest.raises(InvalidSpec, match=message):
+        await events(nobody, **settings).__aenter__()
 
 
 async def test_what_happens_now(client: EngineClient, image: str) -> None:

@@ -71,10 +71,27 @@ async def test_no_container(client: EngineClient) -> None:
     assert caught.value.status == 404
 
 
-async def test_time_without_a_zone(client: EngineClient) -> None:
-    """A time that could be anybody's is refused before the engine is asked."""
-    with pytest.raises(InvalidSpec, match="since"):
-        await text(client, "c", since=datetime(2026, 1, 1))
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"since": datetime(2026, 1, 1)},
+            r"since .* tells no time zone; give such as datetime.now\(UTC\)",
+        ),
+        ({"since": "1h"}, "since '1h' is not a moment; give a datetime, or seconds since 1970"),
+        ({"until": float("nan")}, "until nan is not a moment"),
+        ({"until": -60}, "until -60 is not a moment"),
+        ({"until": 10**30}, "until 10+ is not a moment"),
+        ({"since": datetime.max.replace(tzinfo=UTC)}, "since datetime.* is not a moment"),
+        ({"tail": "5"}, "tail '5' is not a number of lines"),
+        ({"tail": -1}, "tail -1 is not a number of lines"),
+    ],
+)
+async def test_what_can_not_be_asked_for(settings: dict[str, Any], message: str) -> None:
+    """A time that could be anybody's, or is none, is refused before the engine is asked."""
+    nobody: Any = None
+    with pytest.raises(InvalidSpec, match=message):
+        await text(nobody, "c", **settings)
 
 
 async def test_a_silent_container(client: EngineClient, image: str) -> None:
