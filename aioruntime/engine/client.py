@@ -22,7 +22,8 @@ from yarl import URL
 from aioruntime.engine.api_version import negotiate
 from aioruntime.engine.capabilities import EngineCapabilities, describe, is_podman
 from aioruntime.engine.transport import DockerError, Transport, tls_hint
-from aioruntime.errors import EngineError, EngineUnavailable, StreamTruncated, one_line
+from aioruntime.errors import EngineError, EngineUnavailable, InvalidSpec, StreamTruncated, one_line
+from aioruntime.oci.checks import is_text
 from aioruntime.tasks import task_group, to_completion
 
 if TYPE_CHECKING:
@@ -50,7 +51,13 @@ def libpod_path(path: str) -> str:
 
 
 def path_part(name: str) -> str:
-    """Escape the name of an image or container for use in a path."""
+    """Escape the name or ID of an image, a container and the like for use in a path.
+
+    Raises:
+        InvalidSpec: it would make the path that of another call.
+    """
+    if not is_text(name) or {"", ".", ".."} & set(name.split("/")):
+        raise InvalidSpec(f"{one_line(repr(name))} is not a name or ID; give such as the engine's lists tell")
     return quote(name, safe="/:@")
 
 

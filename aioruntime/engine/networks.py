@@ -15,7 +15,7 @@ import msgspec
 
 from aioruntime.engine.client import path_part
 from aioruntime.engine.network_values import WireNetwork
-from aioruntime.engine.removal import Pruned, explained, filter_params, own_name, read, removing
+from aioruntime.engine.removal import Pruned, check_name, explained, filter_params, own_name, read, removing
 from aioruntime.errors import EngineError, InvalidSpec, one_line
 from aioruntime.tasks import to_completion
 
@@ -66,9 +66,11 @@ class Networks:
             ipv6: whether its containers get IPv6 addresses; some engines want a subnet of such then.
 
         Raises:
+            InvalidSpec: the name is not one.
             EngineError: there is one by that name (status 409), or the engine refused otherwise.
         """
         name = own_name() if name is None else name
+        check_name("network", name)
         addresses = [
             {"Subnet": each.subnet, **({"Gateway": each.gateway} if each.gateway else {})} for each in subnets
         ]

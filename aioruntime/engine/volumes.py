@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from aioruntime.engine.client import path_part
-from aioruntime.engine.removal import Pruned, explained, filter_params, own_name, read, removing
+from aioruntime.engine.removal import Pruned, check_name, explained, filter_params, own_name, read, removing
 from aioruntime.errors import EngineError
 from aioruntime.tasks import to_completion
 
@@ -95,8 +95,11 @@ class Volumes:
             options: the driver's, such as ``{"type": "tmpfs", "device": "tmpfs", "o": "size=64m"}``.
 
         Raises:
+            InvalidSpec: the name is not one.
             EngineError: the engine refused.
         """
+        if name is not None:
+            check_name("volume", name)
         body = {
             **({"Name": name} if name is not None else {}),
             "Driver": driver,

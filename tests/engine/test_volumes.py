@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from aioruntime.engine import containers
-from aioruntime.engine.client import EngineClient
+from aioruntime.engine.client import EngineClient, path_part
 from aioruntime.engine.endpoint import Endpoint
+from aioruntime.engine.networks import Networks
 from aioruntime.engine.removal import filter_params
 from aioruntime.engine.volumes import Volumes
-from aioruntime.errors import EngineError
+from aioruntime.errors import EngineError, InvalidSpec
 from tests.engine.running import created, output_of
 from tests.support.leaks import assert_settles, snapshot
 from tests.support.proxy import Fault, UnixProxy
@@ -169,6 +170,19 @@ async def test_cancelled_at_each_await(client: EngineClient, again_after: int | 
         await run_cancelled_at(use, step, again_after=again_after, may_finish=True)
         assert await volumes.list(OURS) == []
     await assert_settles(before)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "-a", 5])
+async def test_what_is_no_name(name: Any) -> None:
+    """Neither a volume nor a network is made or sought by what is no name: another call would be meant."""
+    nobody: Any = None
+    kinds: dict[str, Any] = {"volume": Volumes(nobody), "network": Networks(nobody)}
+    for kind, made in kinds.items():
+        with pytest.raises(InvalidSpec, match=f"{kind} {name!r} is not a {kind}'s name; give letters"):
+            await made.create(name)
+        if name not in ("a/b", "-a"):
+            with pytest.raises(InvalidSpec, match=f"{name!r} is not a name or ID"):
+                path_part(name)
 
 
 def test_json_of_filters() -> None:
