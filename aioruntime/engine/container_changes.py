@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from aioruntime.engine.client import libpod_path, path_part
 from aioruntime.engine.images import image_id
-from aioruntime.errors import EngineError, InvalidSpec, one_line
+from aioruntime.errors import EngineError, InvalidReference, InvalidSpec, one_line
+from aioruntime.oci.checks import is_text, items
 from aioruntime.oci.reference import OciRef
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from aioruntime.engine.client import EngineClient
     from aioruntime.oci.digest import ImageDigest
@@ -51,6 +52,8 @@ async def update(
         InvalidSpec: *restart* is none of these.
         EngineError: there is no such container (status 404), or the engine can't or will not change that.
     """
+    if all(each is None for each in (memory, memory_swap, cpus, cpuset, pids_limit, restart)):
+        return  # Podman fails at a change of nothing
     path = f"/containers/{path_part(container)}/update"
     policy, _, tries = (restart or "").partition(":")
     if tries and not tries.isdecimal():
@@ -93,7 +96,7 @@ def _known(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 async def commit(
-    client: EngineClient, container: str, *, name: str | None = None, changes: Sequence[str] = ()
+    client: EngineClient, container: str, *, name: OciRef | str | None = None, changes: Iterable[str] = ()
 ) -> ImageDigest:
     """Make an image of a container's files and settings; it is paused meanwhile. Volumes are left out.
 
@@ -107,12 +110,20 @@ async def commit(
         The engine's ID of the image.
 
     Raises:
-        InvalidReference: *name* is not an image reference.
+        InvalidReference: *name* is not an image reference, or has a digest.
+        InvalidSpec: *changes* is no list of texts.
         EngineError: there is no such container (status 404), or a change is unknown.
     """
-    params: dict[str, str | list[str]] = {"container": container, "pause": "1", "changes": list(changes)}
+    faults: list[str] = []
+    lines = list(items("changes", changes, faults))
+    faults += [f"change {one_line(repr(line))} is not text" for line in lines if not is_text(line)]
+    if faults:
+        raise InvalidSpec(f"can't make an image of container {container}: {'; '.join(faults)}")
+    params: dict[str, str | list[str]] = {"container": container, "pause": "1", "changes": lines}
     if name is not None:
-        wanted = OciRef.parse(name)
+        wanted = name if isinstance(name, OciRef) else OciRef.parse(name)
+        if wanted.digest is not None:
+            raise InvalidReference(f"{wanted} has a digest; an engine's name for an image has at most a tag")
         params |= {"repo": f"{wanted.registry}/{wanted.repository}", "tag": wanted.tag or "latest"}
     answer = await client.json("POST", "/commit", params=params, body={}, timeout=_COMMIT_SECONDS)
     if not isinstance(answer, dict) or not isinstance(answer.get("Id"), str):

@@ -17,14 +17,17 @@ from aioruntime.runtime.files import tar_of
 from aioruntime.runtime.lifecycle import signal_name
 from aioruntime.runtime.observed import Observed
 from aioruntime.runtime.process import execute
+from aioruntime.runtime.spec_fields import normalised
 from aioruntime.runtime.unpack import unpack
 from aioruntime.tasks import to_completion
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from aioruntime.oci.digest import ImageDigest
+    from aioruntime.oci.reference import OciRef
+    from aioruntime.runtime.lifecycle import RestartPolicy
     from aioruntime.runtime.process import Process
     from aioruntime.runtime.spec import RunOutcome
 
@@ -215,30 +218,36 @@ class Controlled(Observed):
     async def update(
         self,
         *,
-        memory: int | None = None,
-        memory_swap: int | None = None,
+        memory: int | str | None = None,
+        memory_swap: int | str | None = None,
         cpus: float | None = None,
         cpuset: str | None = None,
         pids_limit: int | None = None,
-        restart: str | None = None,
+        restart: RestartPolicy | str | None = None,
     ) -> None:
         """Change what it may use, while it runs; what is None stays as it is. See `RunSpec` for the values.
 
         Raises:
+            InvalidSpec: a value is not what `RunSpec` takes; nothing was changed.
             EngineError: the engine can't, or refused.
         """
-        await update(
-            self._client,
-            self.id,
-            memory=memory,
-            memory_swap=memory_swap,
-            cpus=cpus,
-            cpuset=cpuset,
-            pids_limit=pids_limit,
-            restart=restart,
-        )
+        given = {
+            "memory": memory,
+            "memory_swap": memory_swap,
+            "cpus": cpus,
+            "cpuset": cpuset,
+            "pids_limit": pids_limit,
+            "restart": restart,
+        }
+        faults: list[str] = []
+        kept = normalised(given, faults, optional=given)
+        if faults:
+            raise InvalidSpec(f"can't update {self._what}: {'; '.join(faults)}")
+        if (policy := kept.pop("restart")) is not None:
+            kept["restart"] = str(policy)
+        await update(self._client, self.id, **kept)
 
-    async def commit(self, name: str | None = None, *, changes: Sequence[str] = ()) -> ImageDigest:
+    async def commit(self, name: OciRef | str | None = None, *, changes: Iterable[str] = ()) -> ImageDigest:
         """Make an image of its files and settings; it is paused meanwhile. Volumes are left out.
 
         Args:
@@ -249,6 +258,8 @@ class Controlled(Observed):
             The engine's ID of the image.
 
         Raises:
+            InvalidReference: *name* is none, or has a digest.
+            InvalidSpec: *changes* is no list of texts.
             EngineError: the engine refused.
         """
         return await commit(self._client, self.id, name=name, changes=changes)

@@ -8,6 +8,8 @@ import pytest
 from aioruntime.engine import containers, images
 from aioruntime.engine.container_state import inspect
 from aioruntime.errors import EngineError, InvalidReference, InvalidSpec
+from aioruntime.oci.digest import ImageDigest
+from aioruntime.oci.reference import OciRef
 from tests.engine.running import created, output_of, started
 
 if TYPE_CHECKING:
@@ -92,9 +94,13 @@ async def test_commit(each_client: EngineClient, each_image: str) -> None:
         await containers.wait(each_client, container)
         with pytest.raises(InvalidReference):
             await containers.commit(each_client, container, name="NO NAME")
+        with pytest.raises(InvalidReference, match="has at most a tag"):
+            await containers.commit(each_client, container, name=f"a@{ImageDigest.of(b'')}")
+        with pytest.raises(InvalidSpec, match="changes 'ENV A=b' is not a list"):
+            await containers.commit(each_client, container, changes="ENV A=b")
         unnamed = await containers.commit(each_client, container)
         made = await containers.commit(
-            each_client, container, name=name, changes=['ENV A="b c"', "LABEL made=yes"]
+            each_client, container, name=OciRef.parse(name), changes=['ENV A="b c"', "LABEL made=yes"]
         )
     try:
         found = await images.inspect_image(each_client, name)
