@@ -31,7 +31,8 @@ from aioruntime.engine.container_changes import commit, update
 from aioruntime.engine.container_state import demand_running, inspect, top
 from aioruntime.engine.liveness import while_alive
 from aioruntime.engine.removal import until_gone
-from aioruntime.errors import EngineError, ImageNotFound, StreamTruncated, one_line
+from aioruntime.errors import EngineError, ImageNotFound, InvalidSpec, StreamTruncated, one_line
+from aioruntime.oci.checks import is_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -174,8 +175,11 @@ async def stop(client: EngineClient, container: str, grace: int = 10) -> None:
     """Ask a container to end and kill it if it has not after *grace* seconds; one that has ended is fine.
 
     Raises:
+        InvalidSpec: *grace* is no whole number, or below 0.
         EngineError: there is no such container.
     """
+    if not is_whole(grace, 0):
+        raise InvalidSpec(f"grace {one_line(repr(grace))} is not a whole number of seconds, 0 or more")
     path = f"/containers/{path_part(container)}/stop"
     await client.json("POST", path, params={"t": str(grace)}, timeout=grace + 60)
 

@@ -15,7 +15,7 @@ import msgspec
 
 from aioruntime.engine.client import path_part
 from aioruntime.engine.network_values import WireNetwork
-from aioruntime.engine.removal import Pruned, check_name, explained, filter_params, own_name, read, removing
+from aioruntime.engine.removal import Pruned, checked_name, explained, filter_params, own_name, read, removing
 from aioruntime.errors import EngineError, InvalidSpec, one_line
 from aioruntime.tasks import to_completion
 
@@ -69,8 +69,7 @@ class Networks:
             InvalidSpec: the name is not one.
             EngineError: there is one by that name (status 409), or the engine refused otherwise.
         """
-        name = own_name() if name is None else name
-        check_name("network", name)
+        name = own_name() if name is None else checked_name("network", name)
         addresses = [
             {"Subnet": each.subnet, **({"Gateway": each.gateway} if each.gateway else {})} for each in subnets
         ]

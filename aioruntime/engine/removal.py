@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ("Pruned", "check_name", "explained", "filter_params", "own_name", "read", "removing", "until_gone")
+__all__ = (
+    "Pruned",
+    "checked_name",
+    "explained",
+    "filter_params",
+    "own_name",
+    "read",
+    "removing",
+    "until_gone",
+)
 
 import json
 import logging
@@ -64,15 +73,16 @@ def own_name() -> str:
     return f"aioruntime-{secrets.token_hex(8)}"
 
 
-def check_name(kind: str, name: str) -> None:
-    """Refuse what can't be the name of a *kind*, a volume or a network.
+def checked_name(kind: str, name: object) -> str:
+    """Return *name* if it can be that of a *kind*: a container, a volume or a network.
 
     Raises:
         InvalidSpec: it can't.
     """
-    if not is_name(name):
-        told = one_line(repr(name))
-        raise InvalidSpec(f"{kind} {told} is not a {kind}'s name; give letters, digits, '_', '.' and '-'")
+    if is_name(name):
+        return name
+    told = one_line(repr(name))
+    raise InvalidSpec(f"{kind} {told} is not a {kind}'s name; give letters, digits, '_', '.' and '-'")
 
 
 def filter_params(filters: Mapping[str, str | Sequence[str]] | None) -> dict[str, str]:

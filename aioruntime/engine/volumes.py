@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from aioruntime.engine.client import path_part
-from aioruntime.engine.removal import Pruned, check_name, explained, filter_params, own_name, read, removing
+from aioruntime.engine.removal import Pruned, checked_name, explained, filter_params, own_name, read, removing
 from aioruntime.errors import EngineError
 from aioruntime.tasks import to_completion
 
@@ -99,7 +99,7 @@ class Volumes:
             EngineError: the engine refused.
         """
         if name is not None:
-            check_name("volume", name)
+            checked_name("volume", name)
         body = {
             **({"Name": name} if name is not None else {}),
             "Driver": driver,

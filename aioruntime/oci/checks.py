@@ -58,7 +58,7 @@ def matches(pattern: re.Pattern[str], value: object) -> bool:
     return is_text(value) and pattern.fullmatch(value) is not None
 
 
-def is_name(value: object) -> bool:
+def is_name(value: object) -> TypeGuard[str]:
     """Tell whether *value* can be the name of a container, a volume or a network."""
     return matches(_NAME, value)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from aioruntime.errors import EngineError, RunError
+from aioruntime.errors import EngineError, InvalidSpec, RunError
 from aioruntime.runtime.lines import LineDecoder, Lines
 from aioruntime.tasks import beside
 
@@ -40,8 +40,12 @@ class Stdin:
         If it is cancelled, what the engine has not taken yet comes before what is written next.
 
         Raises:
+            InvalidSpec: *data* is not bytes.
             EngineError: the program, or its input, has ended.
         """
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            what, kind = self._output.what, type(data).__name__
+            raise InvalidSpec(f"{what}: a {kind} can't be its input; encode text: write(text.encode())")
         for patience in self._output.looks():
             with anyio.move_on_after(patience):
                 return await self._attachment.send(data)

@@ -6,7 +6,6 @@ __all__ = ("Container",)
 
 import asyncio
 import logging
-import re
 import time
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from aioruntime.engine import containers
+from aioruntime.engine.removal import checked_name
 from aioruntime.errors import EngineError, EngineUnavailable, OutcomeUnknown, RunTimeout, StreamTruncated
 from aioruntime.runtime.attached import Attached, Stdin
 from aioruntime.runtime.controlled import Controlled
@@ -23,6 +23,7 @@ from aioruntime.runtime.waiting import until_healthy, until_logged, until_open
 from aioruntime.tasks import task_group
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import AsyncIterator
 
     from aioruntime.engine.client import EngineClient
@@ -104,6 +105,7 @@ class Container(Controlled, Attached):
             grace: None for the ``stop_timeout`` of its specification, or 10.
 
         Raises:
+            InvalidSpec: *grace* is no whole number, or below 0.
             EngineError: the engine failed.
         """
         usual = _GRACE_SECONDS if self._stop_timeout is None else self._stop_timeout
@@ -135,14 +137,14 @@ class Container(Controlled, Attached):
             The first such line.
 
         Raises:
+            InvalidSpec: *pattern* is not a regular expression for text.
             RunError: it ended without one.
             RunTimeout: there was none in time.
             EngineError: the engine failed, or keeps no logs of it.
         """
-        wanted = re.compile(pattern)
         async with self._flowing():
             return await until_logged(
-                self._client, self.id, self._what, wanted, tty=self._tty, timeout=timeout
+                self._client, self.id, self._what, pattern, tty=self._tty, timeout=timeout
             )
 
     async def wait_for_port(self, port: int, timeout: float = 60) -> None:
@@ -153,6 +155,7 @@ class Container(Controlled, Attached):
             timeout: seconds.
 
         Raises:
+            InvalidSpec: *port* is not from 1 to 65535.
             RunError: the container ended; or it has no ``cat`` to look with, nor is the port published.
             RunTimeout: nothing listened in time.
             EngineError: the engine failed.
@@ -278,11 +281,13 @@ class Container(Controlled, Attached):
         return OutcomeUnknown(message, container_id=self.id)
 
 
-async def find_container(client: EngineClient, name: str) -> Container:
+async def find_container(client: EngineClient, name: object) -> Container:
     """Take a container in hand that is there already, by its ID or name.
 
     Raises:
+        InvalidSpec: *name* can't be one.
         EngineError: there is no such container (status 404).
     """
-    state = await containers.inspect(client, name)
+    checked = checked_name("container", name.removeprefix("/") if isinstance(name, str) else name)
+    state = await containers.inspect(client, checked)
     return Container(client, state.id, state.name, state.image, tty=state.tty, found=True)

@@ -6,6 +6,7 @@ __all__ = ("listening_ports", "reachable_host", "until_healthy", "until_logged",
 
 import asyncio
 import ipaddress
+import math
 import re
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
@@ -16,8 +17,18 @@ import anyio
 from aioruntime.engine import containers
 from aioruntime.engine.container_state import check_health
 from aioruntime.engine.logs import logs
-from aioruntime.errors import EngineError, EngineUnavailable, RunError, RunTimeout, StreamTruncated
+from aioruntime.errors import (
+    EngineError,
+    EngineUnavailable,
+    InvalidSpec,
+    RunError,
+    RunTimeout,
+    StreamTruncated,
+    one_line,
+)
+from aioruntime.oci.checks import is_number
 from aioruntime.runtime.lines import Line, LineDecoder, Lines
+from aioruntime.runtime.networking import Port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -34,6 +45,7 @@ _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 _STATE, _LISTENS = 3, "0A"
 _TABLE_BYTES = 4 << 20
+_LOCAL = re.compile("([0-9A-F]+):([0-9A-F]{4})")
 # 127.0.0.0/8, as such and as a program with a socket for both families has it; and ::1.
 _LOOPBACK = re.compile("(0000000000000000FFFF0000)?[0-9A-F]{6}7F|0{24}01000000")
 # Docker's proxy takes a connection before it knows whether the container does, and then drops it.
@@ -75,11 +87,28 @@ async def _checked(client: EngineClient, state: ContainerState) -> ContainerStat
         return state
 
 
+def _compiled(pattern: object) -> re.Pattern[str]:
+    """Return the regular expression *pattern*, compiled.
+
+    Raises:
+        InvalidSpec: it is none for text.
+    """
+    why = "give text, as lines are"
+    try:
+        if isinstance(pattern, str):
+            return re.compile(pattern)
+    except (re.error, OverflowError) as exc:
+        why = f"{exc}; re.escape() takes text as it is"
+    if isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, str):
+        return pattern
+    raise InvalidSpec(f"pattern {one_line(repr(pattern))} is not a regular expression: {why}")
+
+
 async def until_logged(
     client: EngineClient,
     container: str,
     what: str,
-    pattern: re.Pattern[str],
+    pattern: re.Pattern[str] | str,
     *,
     tty: bool,
     timeout: float,
@@ -87,17 +116,19 @@ async def until_logged(
     """Return the first line that the container logged, since its start, in which *pattern* is found.
 
     Raises:
+        InvalidSpec: *pattern* is not a regular expression for text.
         RunError: it ended before.
         RunTimeout: there was none in time.
         StreamTruncated: its log ended, and it did not.
     """
-    sought = f"no line matched {pattern.pattern!r}"
+    wanted = _compiled(pattern)
+    sought = f"no line matched {wanted.pattern!r}"
     async with (
         _within(timeout, f"{what}: {sought}", container),
         logs(client, container, follow=True, tty=tty) as pieces,
     ):
         async for line in Lines(pieces, LineDecoder()):
-            if pattern.search(line.text):
+            if wanted.search(line.text):
                 return line
     if not (await containers.inspect(client, container)).ended:
         raise StreamTruncated(f"{what}: {sought}, and its log ended while it runs")
@@ -123,9 +154,11 @@ async def until_open(
         timeout: seconds.
 
     Raises:
+        InvalidSpec: *port* is not from 1 to 65535.
         RunError: it has ended, or has no program to look with and does not publish the port to us either.
         RunTimeout: nothing listened in time.
     """
+    Port(port)  # refuses what is none
     async with _within(timeout, f"{what}: nothing listened on port {port}", container):
         for pause in _pauses():
             state = await containers.inspect(client, container)
@@ -170,8 +203,8 @@ def listening_ports(table: str) -> set[int]:
     proc_pid_net(5): local address and port in hexadecimal, then the remote ones, then the state.
     """
     rows = (row.split() for row in table.splitlines())
-    local = [row[1].rpartition(":") for row in rows if len(row) > _STATE and row[_STATE] == _LISTENS]
-    return {int(port, 16) for address, _, port in local if not _LOOPBACK.fullmatch(address)}
+    local = [_LOCAL.fullmatch(row[1]) for row in rows if len(row) > _STATE and row[_STATE] == _LISTENS]
+    return {int(found[2], 16) for found in local if found and not _LOOPBACK.fullmatch(found[1])}
 
 
 def reachable_host(endpoint: Endpoint, bound: str) -> str | None:
@@ -218,6 +251,8 @@ def _pauses() -> Iterator[float]:
 
 @asynccontextmanager
 async def _within(seconds: float, message: str, container: str) -> AsyncIterator[None]:
+    if not (is_number(seconds, 0) or seconds == math.inf):
+        raise InvalidSpec(f"timeout {one_line(repr(seconds))} is not a number of seconds")
     with anyio.move_on_after(seconds) as limit:
         yield
     if limit.cancelled_caught:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -72,6 +73,22 @@ async def test_not_in_time(runtime: EngineRuntime, shell: str) -> None:
         with pytest.raises(ar.RunTimeout, match=r"nothing listened on port 8080 within 1 s"):
             await container.wait_for_port(8080, timeout=1)
         assert (await container.inspect()).running
+
+
+async def test_what_can_not_be_waited_for(runtime: EngineRuntime, shell: str) -> None:
+    """A port, an expression or a time that is none is told at once."""
+    async with runtime.start(script(shell, "sleep 600")) as container:
+        ports: list[Any] = ["80", 0, 99999, None, True]
+        for port in ports:
+            with pytest.raises(ar.InvalidSpec, match=f"port {port!r} is not from 1 to 65535"):
+                await container.wait_for_port(port)
+        patterns: list[Any] = ["(", b"x", re.compile(b"x"), None]
+        for pattern in patterns:
+            with pytest.raises(ar.InvalidSpec, match=r"pattern .* is not a regular expression: "):
+                await container.wait_for_log(pattern)
+        wrong: Any = "5"
+        with pytest.raises(ar.InvalidSpec, match="timeout '5' is not a number of seconds"):
+            await container.wait_healthy(timeout=wrong)
 
 
 async def test_a_line_of_its_log(runtime: EngineRuntime, shell: str) -> None:
@@ -148,6 +165,8 @@ def test_ports_in_the_tables_of_linux() -> None:
         "   1: 0000000000000000FFFF00000100007F:0053 00000000000000000000000000000000:0000 0A 0:0",
         "   1: 0B00007F:0054 00000000:0000 0A 00000000:00000000",
         "   1: 00000000000000000000000001000000:0051 00000000000000000000000000000000:0000 0A 0:0",
+        "a zz c 0A",
+        "a 00000000:zz c 0A",
         "   2: 0000000000000000FFFF0000010011AC:0052 00000000000000000000000000000000:0000 0A 0:0",
         "",
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -300,6 +300,38 @@ async def test_stop_and_kill(runtime: EngineRuntime, shell: str) -> None:
     async with runtime.start(script(shell, "trap '' TERM; sleep 600")) as container:
         await container.stop(1)
         assert (await container.wait()).exit_code == 137
+
+
+async def test_changes(runtime: EngineRuntime, shell: str) -> None:
+    """Limits take what a specification takes; no change is none, and all that is wrong is told at once."""
+    async with runtime.start(script(shell, "sleep 600")) as container:
+        await container.update()
+        await container.update(memory="64m", memory_swap="64m", cpus=0.5, pids_limit=50)
+        found = await runtime._client.json("GET", f"/containers/{container.id}/json")
+        assert found["HostConfig"]["Memory"] in (0, 64 << 20)  # Podman 4 tells what it was made with
+        wrong: dict[str, Any] = {"memory": -5, "cpus": "1", "cpuset": "3-1", "pids_limit": 0, "restart": ""}
+        with pytest.raises(ar.InvalidSpec) as caught:
+            await container.update(**wrong)
+        for field, value in wrong.items():
+            assert f"{field} {value!r} is not" in str(caught.value)
+
+
+async def test_what_is_refused_at_once(runtime: EngineRuntime, shell: str) -> None:
+    """Grace, input and names that are none are refused before the engine is asked."""
+    values: list[Any] = [-1, "1", 0.5, True]
+    names: list[Any] = ["", "/", "..", "a/b", None]
+    data: list[Any] = ["x", None]
+    async with runtime.start(script(shell, "cat", stdin=True)) as container:
+        for grace in values:
+            with pytest.raises(ar.InvalidSpec, match=f"grace {grace!r} is not a whole number of seconds"):
+                await container.stop(grace)
+        for each in data:
+            with pytest.raises(ar.InvalidSpec, match=f"a {type(each).__name__} can't be its input; encode"):
+                await container.stdin.write(each)
+        for name in names:
+            with pytest.raises(ar.InvalidSpec, match=r"container .* is not a container's name"):
+                await runtime.container(name)
+        assert (await runtime.container(f"/{container.name}")).id == container.id
 
 
 async def test_pause(runtime: EngineRuntime, shell: str) -> None:
