@@ -168,6 +168,7 @@ class ContainerRuntime(Protocol):
             name: the engine's ID or name of it.
 
         Raises:
+            InvalidSpec: *name* can't be one.
             EngineError: there is no such container (status 404), or the engine failed.
         """
 
@@ -453,12 +454,12 @@ class ContainerRuntime(Protocol):
         last 256 events, and after a restart only new ones.
 
         Args:
-            since: events from then on, as a time or in seconds since 1970; None for those from now on.
+            since: events from then on, as a time with a zone or in seconds since 1970; None for from now on.
             until: end when all events up to then were given; None to go on for ever.
             filters: which ones: values by name, such as ``{"type": "container", "event": ["die"]}``.
 
         Raises:
-            InvalidSpec: *until* is before *since*.
+            InvalidSpec: *until* is before *since*, or a value is not of its kind.
             EngineUnavailable: the engine can't be reached, or (while iterating) was away for a minute.
             EngineError: it refused the filters (while iterating).
         """
