@@ -254,6 +254,10 @@ class EngineClient:
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
         url = URL(self.transport.base_url + self.path(path, versioned=versioned), encoded=True)
         call = f"{method} {path}"
+        if self.docker.session.closed:
+            raise EngineUnavailable(
+                f"{call}: the connection to {self.place} was closed: its runtime was left"
+            )
         response = None
         try:
             with self.failures(call, timeout.total, answered=False):

@@ -23,6 +23,7 @@ __all__ = (
 
 import json
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aioruntime.engine.attach import attach
@@ -181,7 +182,15 @@ async def stop(client: EngineClient, container: str, grace: int = 10) -> None:
     if not is_whole(grace, 0):
         raise InvalidSpec(f"grace {one_line(repr(grace))} is not a whole number of seconds, 0 or more")
     path = f"/containers/{path_part(container)}/stop"
-    await client.json("POST", path, params={"t": str(grace)}, timeout=grace + 60)
+    ask = partial(client.json, "POST", path, params={"t": str(grace)}, timeout=grace + 60)
+    try:
+        await ask()
+    except EngineError as exc:
+        # Podman neither wakes a container that is paused, as Docker does, nor stops it.
+        if exc.status != 500 or (await inspect(client, container)).status != "paused":
+            raise
+        await unpause(client, container)
+        await ask()
 
 
 async def list_by_label(client: EngineClient, label: str) -> list[str]:

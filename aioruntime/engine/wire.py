@@ -39,6 +39,8 @@ class Wire:
             OSError: the connection was cut, or closed on this side.
         """
         await asyncio.sleep(0)  # where there is always something, others have their turn
+        if self._socket.fileno() < 0:
+            raise ConnectionAbortedError("it was closed on this side")
         while True:
             try:
                 return self._socket.recv(_PIECE)
