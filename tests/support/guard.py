@@ -30,8 +30,9 @@ class Spec:
     """What the guard is told: the command, its surroundings, and what to remove at the end.
 
     `hidden` directories of the host are empty for this daemon: it keeps state there whatever its options say.
-    With `tree`, another system's root directory, the daemon is that system's. It finds what is in `cdi` in
-    /run/cdi, where every engine looks for descriptions of devices.
+    With `tree`, another system's root directory, the daemon is that system's, and sees nothing of the host
+    but its `directories` and those of temporary files. It finds what is in `cdi` in /run/cdi, where every
+    engine looks for descriptions of devices.
     """
 
     argv: tuple[str, ...]
@@ -56,14 +57,15 @@ class Spec:
         return cls(**fields)
 
 
-def _spawn(spec: Spec) -> int:
-    """Start the daemon in a session of its own with its output in the log."""
+def _spawn(spec: Spec, tree: int | None) -> int:
+    """Start the daemon in a session of its own with its output in the log, if need be in the tree."""
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, spec.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    argv = ("chroot", spec.tree, *spec.argv) if spec.tree else spec.argv
+    enter = () if tree is None else ("nsenter", f"--mount=/proc/{os.getpid()}/fd/{tree}")
+    argv = (*enter, *spec.argv)
     return os.posix_spawnp(
         argv[0],
         argv,
@@ -119,20 +121,43 @@ def end_processes() -> None:
     host.remove_cgroups(groups)
 
 
-def clean_up(spec: Spec) -> None:
+def clean_up(spec: Spec, tree: int | None) -> None:
     """Bring the machine back to how it was before the start."""
     end_processes()
+    if tree is not None:
+        os.close(tree)  # and all its mounts with it
     if spec.bridge:
         host.delete_bridge(spec.bridge)
     if spec.cgroup:
         top = Path("/sys/fs/cgroup")
         host.remove_cgroups([*top.glob(f"*/{spec.cgroup}"), *top.glob(spec.cgroup)])
     roots = [Path(directory) for directory in spec.directories]
-    host.unmount_below(*roots, *(Path(f"{spec.tree}{root}") for root in roots))
+    host.unmount_below(*roots)
     for root in roots:
         shutil.rmtree(root, ignore_errors=True)
         if root.exists():
             raise RuntimeError(f"{root} could not be removed; mounts: {host.mounts_below(root)}")
+
+
+def _mount(spec: Spec) -> None:
+    """Let the daemon see what it shall, and nothing else of what would be in these places."""
+    for path in spec.hidden:
+        host.hide_directory(Path(path))
+    if spec.cdi:
+        host.bind(Path(spec.cdi), Path(f"{spec.tree}/run/cdi"))
+
+
+def _plant(spec: Spec) -> int:
+    """Make a mount namespace whose root is the tree, and return its descriptor; we stay out of it.
+
+    It outlives a daemon that is killed, for the next one. What is mounted in it goes with it.
+    """
+    tree = Path(spec.tree)
+    with host.inner_mount_namespace() as namespace:
+        host.prepare_tree(tree, (tempfile.gettempdir(), *spec.directories))
+        _mount(spec)
+        host.become_root(tree)
+    return namespace
 
 
 def main() -> None:
@@ -143,20 +168,19 @@ def main() -> None:
     host.become_subreaper()
     host.own_mount_namespace()
     signal.signal(signal.SIGCHLD, _reap)
+    tree: int | None = None
     try:
         if spec.tree:
-            host.enter_tree(Path(spec.tree), (*spec.directories, tempfile.gettempdir()))
-        for path in spec.hidden:
-            host.hide_directory(Path(path))
-        if spec.cdi:
-            host.bind(Path(spec.cdi), Path(f"{spec.tree}/run/cdi"))
+            tree = _plant(spec)
+        else:
+            _mount(spec)
         if spec.bridge and spec.makes_bridge:
             host.add_bridge(spec.bridge)
         while sys.stdin.readline() == "start\n":
-            sys.stdout.write(f"{_spawn(spec)}\n")
+            sys.stdout.write(f"{_spawn(spec, tree)}\n")
             sys.stdout.flush()
     finally:
-        clean_up(spec)
+        clean_up(spec, tree)
 
 
 if __name__ == "__main__":

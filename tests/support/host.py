@@ -20,6 +20,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNS = 0x00020000
 _MS_BIND, _MS_REC, _MS_SLAVE = 0x1000, 0x4000, 0x80000
 _MNT_DETACH = 2
+_MOUNT_NAMESPACE = "/proc/self/ns/mnt"
 _PR_SET_CHILD_SUBREAPER = 36
 _SIOCBRADDBR, _SIOCBRDELBR, _SIOCSIFFLAGS = 0x89A0, 0x89A1, 0x8914
 
@@ -47,15 +48,41 @@ def hide_directory(path: Path) -> None:
     _check(_libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", 0, b"mode=755"), f"mount tmpfs on {path}")
 
 
-def enter_tree(tree: Path, shared: Iterable[str]) -> None:
+@contextlib.contextmanager
+def inner_mount_namespace() -> Iterator[int]:
+    """Be in a further mount namespace meanwhile; it lasts until the descriptor is closed."""
+    ours = os.open(_MOUNT_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        own_mount_namespace()
+        try:
+            yield os.open(_MOUNT_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            _check(_libc.setns(ours, _CLONE_NEWNS), "setns(CLONE_NEWNS)")
+    finally:
+        os.close(ours)
+
+
+def prepare_tree(tree: Path, shared: Iterable[str]) -> None:
     """Make another system's root directory one that a daemon can be started in, for this mount namespace.
 
     It gets the kernel's file systems, and the `shared` directories of the host at the same place. That it is
-    a mount point itself, dockerd needs to find where its data lies.
+    a mount point itself, `become_root` needs, and dockerd to find where its data lies.
     """
     bind(tree, tree)
     for place in ("/proc", "/sys", "/dev", *shared):
         bind(Path(place), Path(f"{tree}{place}"))
+
+
+def become_root(tree: Path) -> None:
+    """Make the mount point `tree` the root of this mount namespace, and let go of what was it.
+
+    A `chroot` would not do: what enters the namespace of a container, as `exec` does, comes to the root of
+    that namespace. If runc's pivot_root happens below a chroot, that is still the root of the host.
+    """
+    os.chdir(tree)
+    _check(_libc.pivot_root(b".", b"."), f"pivot_root({tree})")
+    _check(_libc.umount2(b".", _MNT_DETACH), "umount of the old root")
+    os.chdir("/")
 
 
 def bind(source: Path, target: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,8 @@ from tests.support.served_image import make_image, serve_image
 from tests.support.unixhttp import ask
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+MARKER = "of-the-image"
+every_flavor = pytest.mark.parametrize("own_engine", list(engines.FLAVORS), indirect=True)
 
 
 class Footprint:
@@ -66,6 +70,27 @@ def containers(engine: engines.Engine) -> list[str]:
     return [each["State"] for each in found]
 
 
+def marked(*programs: str) -> bytes:
+    """An image's files with one that no other root directory has."""
+    buffer = io.BytesIO(program_tar(*programs))
+    with tarfile.open(fileobj=buffer, mode="a") as archive:
+        archive.addfile(tarfile.TarInfo(MARKER))
+    return buffer.getvalue()
+
+
+def executed(engine: engines.Engine, container: str, *command: str) -> str:
+    """What a command in a container says, on one of its streams or the other."""
+    headers = {"Content-Type": "application/json"}
+    wanted = json.dumps({"Cmd": command, "AttachStdout": True, "AttachStderr": True, "Tty": True}).encode()
+    target = f"/v1.40/containers/{container}/exec"
+    exec_id = json.loads(ask(engine.socket, "POST", target, body=wanted, headers=headers)[1])["Id"]
+    status, answer = ask(
+        engine.socket, "POST", f"/v1.40/exec/{exec_id}/start", body=b'{"Tty": true}', headers=headers
+    )
+    assert status == 200, answer
+    return answer.decode()
+
+
 def test_answers(engine: engines.Engine) -> None:
     """A started engine answers /version on a socket of its own, in a directory of its own."""
     assert engine.version()["ApiVersion"] >= "1.40"
@@ -80,6 +105,23 @@ def test_is_the_same_for_the_session(engine: engines.Engine, request: pytest.Fix
     assert request.getfixturevalue(f"{engine.kind}_engine") is engine
 
 
+def test_exec_is_within_the_container(every_engine: engines.Engine) -> None:
+    """A program that is executed in a container sees the files of its image, and none of the host's."""
+    image = import_image(every_engine, "marked", marked("sleep", "ls"))
+    container = run_image(every_engine, image, "sleep", "10000")
+    try:
+        found = set(executed(every_engine, container, "ls", "/").split())
+        outside = executed(every_engine, container, "ls", str(REPOSITORY))
+    finally:
+        every_engine.remove_containers()
+        assert ask(every_engine.socket, "DELETE", f"/v1.40/images/{image}?force=1")[0] == 200
+
+    assert MARKER in found
+    assert not found & {"boot", "home", "media", "mnt", "opt", "root", "srv", "var"}
+    assert "No such file" in outside
+
+
+@every_flavor
 def test_stop_leaves_nothing(running: engines.Engine) -> None:
     """Stopping with a running container ends every process and removes mounts, groups, bridge and files."""
     footprint = Footprint(running)
@@ -112,6 +154,7 @@ def test_resume(own_engine: engines.Engine) -> None:
     assert own_engine.answers()
 
 
+@every_flavor
 def test_kill_spares_containers(running: engines.Engine) -> None:
     """A killed engine is gone and its container lives on; a stop then still removes everything."""
     footprint = Footprint(running)
@@ -125,6 +168,7 @@ def test_kill_spares_containers(running: engines.Engine) -> None:
     assert footprint.left() == []
 
 
+@every_flavor
 def test_start_after_kill(own_engine: engines.Engine, sleeper: bytes) -> None:
     """A killed engine can be started again with the data that it had."""
     image = import_image(own_engine, "sleeper", sleeper)
