@@ -1,4 +1,4 @@
-"""Programs executed in a running container, on a real Docker and a real Podman."""
+"""Programs executed in a running container, on each generation of engine."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from aioruntime.runtime.engine_runtime import EngineRuntime
+    from tests.support.engines import Engine
+
+
+@pytest.fixture
+def engine(every_engine: Engine) -> Engine:
+    """Each generation of engine in turn."""
+    return every_engine
 
 
 @pytest.fixture

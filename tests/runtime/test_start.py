@@ -1,4 +1,4 @@
-"""Containers in hand, on a real Docker and a real Podman: streams, input, signals, ends."""
+"""Containers in hand, on each generation of engine: streams, input, signals, ends."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from aioruntime.runtime.engine_runtime import EngineRuntime
+    from tests.support.engines import Engine
 
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+@pytest.fixture
+def engine(every_engine: Engine) -> Engine:
+    """Each generation of engine in turn."""
+    return every_engine
 
 
 async def read(chunks: AsyncIterator[ar.Output]) -> dict[str, bytes]:
@@ -297,7 +304,8 @@ async def test_stop_and_kill(runtime: EngineRuntime, shell: str) -> None:
         with pytest.raises(ar.EngineError) as caught:
             await container.kill()
         assert caught.value.status == 409
-    async with runtime.start(script(shell, "trap '' TERM; sleep 600")) as container:
+    async with runtime.start(script(shell, "trap '' TERM; echo ready; sleep 600")) as container:
+        await anext(container.lines())  # before, it may be runc's own, which ends with code 2
         await container.stop(1)
         assert (await container.wait()).exit_code == 137
 
