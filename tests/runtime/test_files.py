@@ -1,4 +1,4 @@
-"""Files into a running container and out of it, on a real Docker and a real Podman."""
+"""Files into a running container and out of it, on each generation of engine."""
 
 from __future__ import annotations
 
@@ -16,8 +16,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aioruntime.runtime.engine_runtime import EngineRuntime
+    from tests.support.engines import Engine
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+@pytest.fixture
+def engine(every_engine: Engine) -> Engine:
+    """Each generation of engine in turn."""
+    return every_engine
 
 
 @pytest.fixture
