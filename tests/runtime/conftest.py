@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import aioruntime as ar
+from tests.support.engines import FLAVORS
 from tests.support.leaks import assert_settles, snapshot
 
 if TYPE_CHECKING:
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
 
     from aioruntime.demo.registry import LocalRegistry
     from aioruntime.runtime.engine_runtime import EngineRuntime
+
+newer_in_full = pytest.mark.parametrize(
+    "every_engine",
+    [pytest.param(name, marks=[pytest.mark.full] if flavor.tree else []) for name, flavor in FLAVORS.items()],
+    indirect=True,
+)
+"""For a test that takes long: on the newer engines only when everything is asked for."""
 
 
 @pytest.fixture

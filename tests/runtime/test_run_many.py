@@ -1,4 +1,4 @@
-"""Many containers at a time, on a real Docker and a real Podman."""
+"""Many containers at a time, on each generation of engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import aioruntime as ar
-from tests.runtime.conftest import containers, script
+from tests.runtime.conftest import containers, newer_in_full, script
 from tests.support.memory import resident
 
 if TYPE_CHECKING:
@@ -19,8 +19,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aioruntime.runtime.engine_runtime import EngineRuntime
+    from tests.support.engines import Engine
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+@pytest.fixture
+def engine(every_engine: Engine) -> Engine:
+    """Each generation of engine in turn."""
+    return every_engine
 
 
 async def test_in_order_of_completion(runtime: EngineRuntime, shell: str) -> None:
@@ -121,6 +128,7 @@ def files_below(directory: Path) -> list[Path]:
 
 
 @pytest.mark.slow
+@newer_in_full
 @pytest.mark.parametrize(
     ("count", "first", "slope"),
     [
