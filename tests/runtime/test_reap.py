@@ -1,4 +1,4 @@
-"""What programs leave that are killed is removed, and nothing else, on a real Docker and a real Podman."""
+"""What programs leave that are killed is removed, and nothing else, on each generation of engine."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from aioruntime.runtime.reap import _judge, _Verdict
 from aioruntime.store.owners import Record
 from aioruntime.tasks import in_thread
 from tests.cli.child import ROOT, command, started
+from tests.runtime.conftest import newer_in_full
 from tests.support import host
 from tests.support.leaks import assert_settles, snapshot
 from tests.support.proxy import Fault, UnixProxy
@@ -71,6 +72,12 @@ def labelled(engine: Engine, image: str, labels: dict[str, str]) -> str:
     found = request(engine, "GET", f"/images/{quote(name, safe='')}:1/json")["Config"]["Labels"]
     assert found.items() >= labels.items()
     return f"{name}:1"
+
+
+@pytest.fixture
+def engine(every_engine: Engine) -> Engine:
+    """Each generation of engine in turn."""
+    return every_engine
 
 
 @pytest.fixture
@@ -180,6 +187,7 @@ async def test_kill_minus_nine(runtime: EngineRuntime, engine: Engine, image: st
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@newer_in_full
 @pytest.mark.parametrize("seconds", [0, pytest.param(120, marks=pytest.mark.full)])
 async def test_exactly_those_of_the_dead(
     runtime: EngineRuntime, engine: Engine, image: str, tmp_path: Path, seconds: int
@@ -309,7 +317,7 @@ def test_judgement(record: Record, found: Identity | None, age: float, verdict: 
     assert _judge(record, "me", found, age) is verdict
 
 
-@pytest.mark.parametrize("engine", ["docker"], indirect=True)
+@pytest.mark.parametrize("every_engine", ["docker-20.10"], indirect=True)
 async def test_a_container_that_never_was(runtime: EngineRuntime, engine: Engine) -> None:
     """A record without ID is dropped after ten minutes, one whose ID the engine does not know at once."""
     claim = await left_by_a_dead_one(runtime, "never")
@@ -327,7 +335,7 @@ async def test_a_container_that_never_was(runtime: EngineRuntime, engine: Engine
 # What is left.
 
 
-@pytest.mark.parametrize("engine", ["docker"], indirect=True)
+@pytest.mark.parametrize("every_engine", ["docker-20.10"], indirect=True)
 async def test_records_that_are_none(runtime: EngineRuntime, engine: Engine, image: str) -> None:
     """What can't be read of a dead owner's is told, and stays; what can be is gone by."""
     store = runtime.store
@@ -360,7 +368,7 @@ async def test_records_that_are_none(runtime: EngineRuntime, engine: Engine, ima
     assert sorted(printed.stderr.splitlines()) == sorted(f"not removed: {reason}" for reason in report.left)
 
 
-@pytest.mark.parametrize("engine", ["docker"], indirect=True)
+@pytest.mark.parametrize("every_engine", ["docker-20.10"], indirect=True)
 async def test_other_engines(runtime: EngineRuntime, engine: Engine, image: str) -> None:
     """What is in another engine is left for a reap there, and counted."""
     here = create(engine, image, "here", {})
@@ -375,7 +383,7 @@ async def test_other_engines(runtime: EngineRuntime, engine: Engine, image: str)
     assert printed.stderr == "1 more are in other engines: reap there, with --url\n"
 
 
-@pytest.mark.parametrize("engine", ["docker"], indirect=True)
+@pytest.mark.parametrize("every_engine", ["docker-20.10"], indirect=True)
 async def test_no_store(engine: Engine, tmp_path: Path) -> None:
     """Where there is no store there is nothing to reap, and none is made, by connecting either."""
     async with ar.connect(engine.url, store=tmp_path / "none") as runtime:
@@ -383,7 +391,7 @@ async def test_no_store(engine: Engine, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("engine", ["docker"], indirect=True)
+@pytest.mark.parametrize("every_engine", ["docker-20.10"], indirect=True)
 async def test_an_engine_that_goes_away(
     runtime: EngineRuntime, engine: Engine, image: str, tmp_path: Path
 ) -> None:
@@ -399,7 +407,7 @@ async def test_an_engine_that_goes_away(
     assert len(owners_of(runtime.store)) == 1
 
 
-@pytest.mark.parametrize("engine", ["docker"], indirect=True)
+@pytest.mark.parametrize("every_engine", ["docker-20.10"], indirect=True)
 async def test_cancelled_at_any_await(runtime: EngineRuntime, engine: Engine) -> None:
     """Cancelled at any await, `reap` leaves no task, file, lock or connection, and the next one works."""
 

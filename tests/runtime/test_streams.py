@@ -1,4 +1,4 @@
-"""Streams under load, on a real Docker and a real Podman: much output to a slow reader, many at once."""
+"""Streams under load, on each generation of engine: much output to a slow reader, many at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import aioruntime as ar
-from tests.runtime.conftest import script
+from tests.runtime.conftest import newer_in_full, script
 from tests.support.memory import resident
 from tests.support.rootfs import import_image, program_tar
 
@@ -37,11 +37,18 @@ for my $n (1..$blocks) {
 FOLLOWED, INSPECTED = 64, 200
 
 
+@pytest.fixture
+def engine(every_engine: Engine) -> Engine:
+    """Each generation of engine in turn."""
+    return every_engine
+
+
 def expected() -> Iterator[bytes]:
     for number in range(1, BLOCKS + 1):
         yield b"%012d" % number + b"." * (BLOCK - 12)
 
 
+@newer_in_full
 async def test_a_hundred_megabytes_to_a_slow_reader(runtime: EngineRuntime, engine: Engine) -> None:
     """100 MiB of both streams in turn reach a reader that pauses: every byte, in order, in bounded memory.
 
@@ -80,6 +87,7 @@ async def test_a_hundred_megabytes_to_a_slow_reader(runtime: EngineRuntime, engi
     assert apart < 4 * MIB
 
 
+@newer_in_full
 async def test_control_beside_followed_streams(runtime: EngineRuntime, shell: str) -> None:
     """With 64 containers followed at once, 200 inspections are made, and none waits for a stream."""
     loop = asyncio.get_running_loop()
