@@ -15,6 +15,7 @@ import aioruntime as ar
 from aioruntime.tasks import in_thread
 from tests.runtime.conftest import containers, script
 from tests.support import host
+from tests.support.engines import FLAVORS
 from tests.support.leaks import assert_settles, snapshot
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ async def failed(work: Awaitable[object]) -> tuple[Exception, float]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("own_engine", list(FLAVORS), indirect=True)
 async def test_killed_under_followed_containers(
     own_engine: Engine, registry: LocalRegistry, store: ar.ImageStore
 ) -> None:

@@ -1,4 +1,4 @@
-"""Runs that meet trouble, on a real Docker and a real Podman: cuts, stuck readers, dead engines."""
+"""Runs that meet trouble, on each generation of engine: cuts, stuck readers, dead engines."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from aioruntime.runtime.start import Creation
 from aioruntime.tasks import in_thread
 from tests.runtime.conftest import containers
 from tests.support import host
+from tests.support.engines import FLAVORS
 from tests.support.proxy import Fault, UnixProxy
 
 if TYPE_CHECKING:
@@ -36,6 +37,13 @@ if TYPE_CHECKING:
 ATTACH = "POST .*/attach"
 HEADER = 8
 PAGE = 4096
+DOCKERS = [name for name, flavor in FLAVORS.items() if flavor.kind == "docker"]
+
+
+@pytest.fixture
+def engine(every_engine: Engine) -> Engine:
+    """Each generation of engine in turn."""
+    return every_engine
 
 
 @pytest.fixture
@@ -87,7 +95,7 @@ async def test_output_cut_between_frames_is_no_end(
     assert await containers(runtime) == []
 
 
-@pytest.mark.parametrize("engine", ["docker"], indirect=True)
+@pytest.mark.parametrize("every_engine", DOCKERS, indirect=True)
 async def test_output_cut_shortly_before_the_end(
     runtime: EngineRuntime, image: ar.OciRef, tmp_path: Path
 ) -> None:
@@ -259,6 +267,7 @@ async def test_output_that_nobody_takes(
 # The engine.
 
 
+@pytest.mark.parametrize("own_engine", list(FLAVORS), indirect=True)
 async def test_an_engine_that_dies(
     own_engine: Engine,
     registry: LocalRegistry,
