@@ -6,7 +6,7 @@ own; what these functions run is over when they return or raise, whoever cancels
 
 from __future__ import annotations
 
-__all__ = ("beside", "end", "in_thread", "iterating", "task_group", "to_completion")
+__all__ = ("beside", "end", "in_thread", "iterating", "task_group", "to_completion", "turn")
 
 import asyncio
 import threading
@@ -159,6 +159,30 @@ async def in_thread(
     except asyncio.CancelledError:
         await job.settle()
         raise
+
+
+@asynccontextmanager
+async def turn(places: anyio.CapacityLimiter, seconds: float) -> AsyncIterator[None]:
+    """Hold one of a few places for the time of a block, but no longer than *seconds*.
+
+    What hangs does not hold up others for ever: it goes on, and its place is given to the next.
+    """
+    borrower = object()
+    await places.acquire_on_behalf_of(borrower)
+    held = True
+
+    def give_back() -> None:
+        nonlocal held
+        if held:
+            held = False
+            places.release_on_behalf_of(borrower)
+
+    timer = asyncio.get_running_loop().call_later(seconds, give_back)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        give_back()
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Errors of tasks that run at once, and streams that are closed under a task."""
+"""Errors of tasks that run at once, streams that are closed under a task, and taking turns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from aioruntime.errors import StoreError, StoreFull
-from aioruntime.tasks import iterating, task_group
+from aioruntime.tasks import iterating, task_group, turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -83,3 +83,31 @@ async def test_a_cancelled_step() -> None:
         task.cancel()
         await asyncio.wait({task})
         assert task.cancelled()
+
+
+async def test_turns() -> None:
+    """A few work at once; who takes longer than the time given goes on, and lets others begin."""
+    places = anyio.CapacityLimiter(2)
+    begun: list[str] = []
+
+    async def work(name: str, until: asyncio.Event) -> None:
+        async with turn(places, 0.2):
+            begun.append(name)
+            if name == "third":
+                third.set()
+            await until.wait()
+
+    never, done, third = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    tasks = [asyncio.create_task(work("hangs", never)), asyncio.create_task(work("works", done))]
+    await asyncio.sleep(0)
+    tasks += [asyncio.create_task(work(name, done)) for name in ("third", "fourth", "fifth")]
+    await asyncio.sleep(0.1)
+    assert begun == ["hangs", "works"]
+    await asyncio.wait_for(third.wait(), 5)
+
+    done.set()
+    await asyncio.wait(tasks[1:])
+    assert places.borrowed_tokens == 0
+    tasks[0].cancel()
+    await asyncio.wait(tasks)
+    assert (len(begun), places.borrowed_tokens) == (5, 0)

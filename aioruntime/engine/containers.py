@@ -34,6 +34,7 @@ from aioruntime.engine.liveness import while_alive
 from aioruntime.engine.removal import until_gone
 from aioruntime.errors import EngineError, ImageNotFound, InvalidSpec, StreamTruncated, one_line
 from aioruntime.oci.checks import is_whole
+from aioruntime.tasks import turn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +47,8 @@ _log = logging.getLogger(__name__)
 # The engine may first have to unpack or copy files for the container.
 _CREATE_SECONDS = 300.0
 _REMOVE_SECONDS = 30.0
+# One that hangs, as behind a volume that does not come, holds up others no longer than this.
+_TURN_SECONDS = 5.0
 
 
 async def create(
@@ -93,10 +96,13 @@ async def create(
 async def start(client: EngineClient, container: str) -> None:
     """Start a container.
 
+    A few at a time are started: an engine that is asked for dozens at once takes longer for all of them.
+
     Raises:
         EngineError: it could not be started; the message has the engine's reason.
     """
-    await client.json("POST", f"/containers/{path_part(container)}/start", timeout=_CREATE_SECONDS)
+    async with turn(client.starting, _TURN_SECONDS):
+        await client.json("POST", f"/containers/{path_part(container)}/start", timeout=_CREATE_SECONDS)
 
 
 async def wait(client: EngineClient, container: str) -> int:
