@@ -76,7 +76,7 @@ class Container(Controlled, Attached):
         self._time_is_up: float | None = None
         if attachment is not None:
             # Docker holds its lock on a container from before the streams' end until it has noted the end.
-            lag = {"lag": 0.0} if client.capabilities.kind == "docker" else {}
+            lag = {"lag_looks": 1} if client.capabilities.kind == "docker" else {}
             self._stream = OutputStream(attachment, self._runs, what, **lag)
             self._stdin = Stdin(attachment, self._stream, tty=tty) if stdin else None
 

@@ -30,8 +30,9 @@ _FIRST_LOOK_SECONDS = 1.0
 _LONGEST_LOOK_SECONDS = 30.0
 # An ended program's streams are closed at once; an engine that does not, has lost them.
 _DRAIN_SECONDS = 30.0
-# Podman closes the streams up to 40 ms before it knows that the container has ended.
-_LAG_SECONDS = 0.5
+# Podman closes the streams up to 40 ms before it knows that the container has ended, and the later the busier
+# the machine is. So it is asked as often as takes half a second where it answers at once.
+_LAG_LOOKS = 25
 _LAG_PAUSE = 0.02
 
 
@@ -45,8 +46,8 @@ class OutputStream:
         running: tells whether the program still runs; given True, its output has just ended, and an end
             that the engine is about to tell may be waited for.
         what: the program, for messages.
-        lag: seconds after the output's end within which the engine knows that the program has ended. A cut
-            within that time before its end can't be told from the end.
+        lag_looks: how often to ask, after the output's end, until the engine knows that the program has
+            ended. A cut within that time before its end can't be told from the end.
 
     Attributes:
         what: the program, for messages.
@@ -59,12 +60,12 @@ class OutputStream:
         running: Callable[[bool], Awaitable[bool]],
         what: str,
         *,
-        lag: float = _LAG_SECONDS,
+        lag_looks: int = _LAG_LOOKS,
     ) -> None:
         self._attachment = attachment
         self._running = running
         self.what = what
-        self._lag = lag
+        self._lag_looks = lag_looks
         self._lock = anyio.Lock(fast_acquire=True)
         self.ended_at = 0.0
         self._over = False
@@ -224,17 +225,17 @@ class OutputStream:
     async def _check_end(self) -> None:
         # Docker and Podman both keep the output open until the container ends, even if its process has
         # closed its own streams. So if the container goes on, the connection was cut.
-        deadline = anyio.current_time() + self._lag
         cut = f"{self.what}: the output was cut while it was running"
         try:
-            while await self._running(True):
-                if anyio.current_time() >= deadline:
-                    raise StreamTruncated(cut)
+            for _ in range(self._lag_looks - 1):
+                if not await self._running(True):
+                    return
                 await anyio.sleep(_LAG_PAUSE)
-        except StreamTruncated:
-            raise
+            runs = await self._running(True)
         except EngineError as exc:
             raise StreamTruncated(f"{cut}, and the engine can't tell how it goes: {exc.message}") from exc
+        if runs:
+            raise StreamTruncated(cut)
 
 
 def _weight(piece: Output) -> int:
