@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from aioruntime.runtime.engine_runtime import EngineRuntime
 
 LIMITS = {"aiodocker": 1.05, "docker run --rm": 0.9}
+# Debian's, as its Docker 20.10 is, and not whatever comes first on the PATH.
+_PROGRAM = "/usr/bin/docker"
 Once: TypeAlias = Callable[[], Awaitable[None]]
 
 
@@ -56,7 +58,7 @@ def by_program(engine: engines.Engine, image: str) -> Once:
     """Run it by Docker's own program."""
 
     async def once() -> None:
-        call = ("docker", "-H", engine.url, "run", "--rm", image, "true")
+        call = (_PROGRAM, "-H", engine.url, "run", "--rm", image, "true")
         child = await asyncio.create_subprocess_exec(*call, env={"PATH": os.environ["PATH"], "HOME": "/"})
         assert await child.wait() == 0
 
