@@ -162,20 +162,19 @@ async def in_thread(
 
 
 @asynccontextmanager
-async def turn(places: anyio.CapacityLimiter, seconds: float) -> AsyncIterator[None]:
+async def turn(places: anyio.Semaphore, seconds: float) -> AsyncIterator[None]:
     """Hold one of a few places for the time of a block, but no longer than *seconds*.
 
     What hangs does not hold up others for ever: it goes on, and its place is given to the next.
     """
-    borrower = object()
-    await places.acquire_on_behalf_of(borrower)
+    await places.acquire()
     held = True
 
     def give_back() -> None:
         nonlocal held
         if held:
             held = False
-            places.release_on_behalf_of(borrower)
+            places.release()
 
     timer = asyncio.get_running_loop().call_later(seconds, give_back)
     try:

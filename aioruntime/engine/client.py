@@ -77,7 +77,7 @@ class EngineClient:
     """
 
     capabilities: EngineCapabilities
-    starting: anyio.CapacityLimiter
+    starting: anyio.Semaphore
 
     def __init__(self, endpoint: Endpoint, transport: Transport) -> None:
         self.endpoint = endpoint
@@ -103,7 +103,7 @@ class EngineClient:
             client = cls(endpoint, transport)
             await client._agree(timeout)
             await client.probe(timeout=timeout)
-            client.starting = anyio.CapacityLimiter(_STARTS * max(client.capabilities.cpus, 1))
+            client.starting = anyio.Semaphore(_STARTS * max(client.capabilities.cpus, 1), fast_acquire=True)
             yield client
         finally:
             await to_completion(_close_transport(transport))

@@ -87,7 +87,7 @@ class _Check(msgspec.Struct, rename="pascal"):
 
 class _Health(msgspec.Struct, rename="pascal"):
     status: str | None = None
-    failing_streak: int = 0
+    failing_streak: int | None = None
     log: list[_Check] | None = None
 
 
@@ -183,7 +183,7 @@ def read_state(document: Any) -> ContainerState:
         started_at=_moment(state.started_at),
         finished_at=_moment(state.finished_at),
         restart_count=found.restart_count,
-        health=_health(state.health),
+        health=_health(state),
         health_interval=_interval(found.config),
         health_output=one_line((checks[-1].output if checks else None) or ""),
         ports=ports,
@@ -204,10 +204,12 @@ def _ports(settings: _NetworkSettings | None) -> dict[str, tuple[tuple[str, int]
     return {port: places for port, places in bound.items() if places}
 
 
-def _health(told: _Health | None) -> Health | None:
-    health = _HEALTH.get((told.status if told else None) or "")
-    # Docker calls unhealthy, too, what is about to end, before it says that it has ended.
-    return "starting" if told and health == "unhealthy" and not told.failing_streak else health
+def _health(state: _State) -> Health | None:
+    if state.health is None:
+        return None
+    if state.running and state.health.status == "unhealthy" and state.health.failing_streak == 0:
+        return "starting"  # Docker calls unhealthy, too, what is about to end, and does not say so yet
+    return _HEALTH.get(state.health.status or "")
 
 
 def _interval(config: _Config | None) -> float:

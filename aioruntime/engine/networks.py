@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = ("Networks",)
 
 import ipaddress
+import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,9 @@ import msgspec
 
 from aioruntime.engine.client import path_part
 from aioruntime.engine.network_values import WireNetwork
-from aioruntime.engine.removal import Pruned, checked_name, explained, filter_params, own_name, read, removing
+from aioruntime.engine.removal import Pruned, explained, filter_params, own_name, read, removing
 from aioruntime.errors import EngineError, InvalidSpec, one_line
+from aioruntime.oci.checks import matches
 from aioruntime.tasks import to_completion
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from aioruntime.engine.network_values import Network, Subnet
 
 _CONNECT_SECONDS = 60.0
+# Docker takes more for a network's name than for others.
+_NAME = re.compile(r"\w[\w. -]*", re.ASCII)
 
 
 class _Pruned(msgspec.Struct, rename="pascal"):
@@ -69,7 +73,7 @@ class Networks:
             InvalidSpec: the name is not one.
             EngineError: there is one by that name (status 409), or the engine refused otherwise.
         """
-        name = own_name() if name is None else checked_name("network", name)
+        name = own_name() if name is None else _checked(name)
         addresses = [
             {"Subnet": each.subnet, **({"Gateway": each.gateway} if each.gateway else {})} for each in subnets
         ]
@@ -209,6 +213,15 @@ class Networks:
         """Make a call whose answer says nothing; Podman's is no JSON."""
         path = f"/networks/{path_part(name)}/{action}"
         await self._client.send("POST", path, body=body, timeout=_CONNECT_SECONDS)
+
+
+def _checked(name: object) -> str:
+    if isinstance(name, str) and matches(_NAME, name):
+        return name
+    told = one_line(repr(name))
+    raise InvalidSpec(
+        f"network {told} is not a network's name; give letters, digits, '_', '.', '-' and spaces"
+    )
 
 
 def _version_of(address: str) -> int:

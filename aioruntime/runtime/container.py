@@ -121,6 +121,7 @@ class Container(Controlled, Attached):
             timeout: seconds.
 
         Raises:
+            InvalidSpec: *timeout* is no number.
             RunError: it has no health check, failed it, or ended.
             RunTimeout: it did not pass in time.
             EngineError: the engine failed.
@@ -137,7 +138,7 @@ class Container(Controlled, Attached):
             The first such line.
 
         Raises:
-            InvalidSpec: *pattern* is not a regular expression for text.
+            InvalidSpec: *pattern* is not a regular expression for text, or *timeout* no number.
             RunError: it ended without one.
             RunTimeout: there was none in time.
             EngineError: the engine failed, or keeps no logs of it.
@@ -148,15 +149,15 @@ class Container(Controlled, Attached):
             )
 
     async def wait_for_port(self, port: int, timeout: float = 60) -> None:
-        """Wait until it listens on a TCP port, and takes connections there from outside if it is published.
+        """Wait until it listens on a TCP port, and takes connections if that is published to this machine.
 
         Args:
             port: the container's port; `ports` tells where it is published.
             timeout: seconds.
 
         Raises:
-            InvalidSpec: *port* is not from 1 to 65535.
-            RunError: the container ended; or it has no ``cat`` to look with, nor is the port published.
+            InvalidSpec: *port* is not from 1 to 65535, or *timeout* no number.
+            RunError: the container ended; or it has no ``cat`` to look with, nor is the port published here.
             RunTimeout: nothing listened in time.
             EngineError: the engine failed.
         """

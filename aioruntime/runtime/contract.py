@@ -186,7 +186,7 @@ class ContainerRuntime(Protocol):
             An async iterator of results, in the order in which the containers end.
 
         Raises:
-            InvalidSpec: *limit* is less than 1.
+            InvalidSpec: *limit* is less than 1, or *specs* can't be iterated.
         """
 
     async def inspect(self, image: ImageDigest | ImageRef | OciRef | str) -> ImageMetadata:

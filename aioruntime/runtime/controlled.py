@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from aioruntime.engine import archive, containers
 from aioruntime.engine.container_changes import commit, update
-from aioruntime.errors import InvalidSpec, one_line
+from aioruntime.errors import InvalidSpec
 from aioruntime.runtime.files import tar_of
 from aioruntime.runtime.lifecycle import signal_name
 from aioruntime.runtime.observed import Observed
@@ -140,8 +140,8 @@ class Controlled(Observed):
             How it ended, with its output.
         """
         if not isinstance(stdin, bytes):
-            told = one_line(repr(stdin))
-            raise InvalidSpec(f"{self._what}: stdin {told} is not bytes; to write it bit by bit, use `exec`")
+            kind = type(stdin).__name__  # what it is, may be secret
+            raise InvalidSpec(f"{self._what}: stdin is not bytes but {kind}; to write bit by bit, use `exec`")
         started = self.exec(command, env=env, user=user, working_dir=working_dir, stdin=stdin or False)
         async with started as process:
             return await process.captured()

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
 from aioruntime.engine.frames import Output
-from aioruntime.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -68,7 +67,9 @@ class LineDecoder:
             return None
         line = self._ended.popleft()
         text = line.data.decode(errors="replace")
-        return Line(line.stream, text[:-1].removesuffix("\r") if text.endswith("\n") else text)
+        if len(line.data) <= _LONGEST:  # else it may be the part of a line
+            text = text.removesuffix("\n").removesuffix("\r")
+        return Line(line.stream, text)
 
     def rest(self) -> list[Output]:
         """Return what was fed and not taken, as it came, and keep nothing of it."""
@@ -94,16 +95,11 @@ class Lines:
 
     async def __anext__(self) -> Line:
         while (line := self._decoder.take()) is None:
-            failure: Exception = StopAsyncIteration()
-            try:
-                piece = await anext(self._pieces, None)
-            except EngineError as exc:  # first what came before it; it is raised again the next time
-                piece, failure = None, exc
-            if piece is not None:
+            if (piece := await anext(self._pieces, None)) is not None:
                 self._decoder.feed(piece)
                 continue
             self._decoder.finish()
             if (line := self._decoder.take()) is None:
-                raise failure
+                raise StopAsyncIteration
             break
         return line

@@ -6,7 +6,7 @@ __all__ = ("prepare", "refuse_to_run", "refuse_to_start")
 
 from typing import TYPE_CHECKING
 
-from aioruntime.errors import ImageNotFound, InvalidSpec, one_line
+from aioruntime.errors import ImageNotFound, InvalidSpec
 from aioruntime.oci.digest import ImageDigest
 from aioruntime.oci.platform import matching_platforms, with_default_variant
 from aioruntime.oci.reference import OciRef
@@ -89,7 +89,8 @@ def _by_digest(image: ImageRef) -> OciRef:
 
 def _check_kind(spec: object) -> None:
     if not isinstance(spec, RunSpec):
-        raise InvalidSpec(f"{one_line(repr(spec))} is not a RunSpec; give such as RunSpec(image, command)")
+        kind = type(spec).__name__  # what it has, may be secret
+        raise InvalidSpec(f"a {kind} can't be run; give a RunSpec, such as RunSpec(image, command)")
 
 
 def refuse_to_run(spec: RunSpec) -> None:

@@ -154,7 +154,7 @@ async def run_many(
     if not is_whole(limit, 1, sys.maxsize):
         faults.append(f"limit {one_line(repr(limit))} is not a whole number above 0")
     if not isinstance(specs, Iterable):
-        faults.append(f"specs {one_line(repr(specs))} is not a list; give such as [RunSpec(...)]")
+        faults.append(f"specs is not a list but {type(specs).__name__}; give such as [RunSpec(...)]")
     if faults:
         raise InvalidSpec(f"can't run: {'; '.join(faults)}")
 

@@ -164,6 +164,13 @@ def _strings(fits: Callable[[Any], bool], what: str) -> Normaliser:
     return normalise
 
 
+def _stdin(name: str, value: Any, faults: Faults) -> Any:
+    if not isinstance(value, (bool, bytes)):
+        # What it is, is not told: it may be a password.
+        faults.append(f"{name} is a {type(value).__name__}, not True, False or the bytes to send")
+    return value
+
+
 def _single(fits: Callable[[Any], bool], what: str) -> Normaliser:
     def normalise(name: str, value: Any, faults: Faults) -> Any:
         if not fits(value):
@@ -243,7 +250,7 @@ _NORMALISERS: Mapping[str, Normaliser] = {
     "init": _FLAG,
     "stop_signal": _caught(lambda value, name: signal_name(value)),
     "stop_timeout": _single(lambda value: is_whole(value, 0), "a whole number of seconds"),
-    "stdin": _single(lambda value: isinstance(value, (bool, bytes)), "True, False or the bytes to send"),
+    "stdin": _stdin,
     "tty": _FLAG,
     "health_check": _single(lambda value: isinstance(value, HealthCheck), "a HealthCheck"),
     "restart": _parsed(RestartPolicy),

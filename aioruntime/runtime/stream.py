@@ -75,18 +75,18 @@ class OutputStream:
         self._unread = anyio.Event()
         self._unread.set()
         self._keeping = anyio.CancelScope()
+        self._unused: deque[Output] = deque()
         self._kept: deque[Output] = deque()
         self._kept_bytes = 0
         self._dropped = False
 
-    def chunks(self, unread: Sequence[Output] = ()) -> Chunks:
+    def chunks(self, unused: Sequence[Output] = ()) -> Chunks:
         """Give the output to a new reader; the one before, if any, can't go on.
 
         Args:
-            unread: what the one before took and has not used, which comes first.
+            unused: what the one before took and has not used, which comes first.
         """
-        self._kept.extendleft(reversed(unread))
-        self._kept_bytes += sum(map(_weight, unread))
+        self._unused.extendleft(reversed(unused))
         loop = asyncio.get_running_loop()
         chunks = Chunks(self)
 
@@ -115,12 +115,13 @@ class OutputStream:
             StreamTruncated: the output was cut, or did not end with the program, or was not kept.
             EngineError: the engine can't tell whether the program runs.
         """
-        if self._reader is None or self._reader() is not reader:
-            raise RunError(f"{self.what}: its output was given to another reader; let one read at a time")
+        self._check_reader(reader)
         if self._reading_task is not asyncio.current_task():
             self._reading_task = asyncio.current_task()
             self._keeping.cancel()
         async with self._lock:  # first: who kept pieces until now may just have read one more
+            if self._unused:
+                return self._unused.popleft()
             if self._dropped:
                 raise StreamTruncated(
                     f"{self.what}: nobody read its output while it was waited for, and more came than "
@@ -128,9 +129,20 @@ class OutputStream:
                 )
             if self._kept:
                 piece = self._kept.popleft()
-                self._kept_bytes -= _weight(piece)
+                self._kept_bytes -= len(piece.data) + _PIECE_BYTES
                 return piece
-            return await self._read()
+            found = await self._read()
+            try:
+                self._check_reader(reader)
+            except RunError:
+                if found is not None:
+                    self._keep(found)
+                raise
+            return found
+
+    def _check_reader(self, reader: Chunks) -> None:
+        if self._reader is None or self._reader() is not reader:
+            raise RunError(f"{self.what}: its output was given to another reader; let one read at a time")
 
     async def keep_flowing(self, waiter: asyncio.Task[Any] | None = None) -> None:
         """While nobody reads, read, lest the program waits for ever for room; until the output ends.
@@ -166,7 +178,7 @@ class OutputStream:
         return self._over or self._failure is not None
 
     def _keep(self, piece: Output) -> None:
-        self._kept_bytes += _weight(piece)
+        self._kept_bytes += len(piece.data) + _PIECE_BYTES
         if self._kept_bytes > _KEPT_BYTES:
             self._dropped = True
         if self._dropped:
@@ -227,19 +239,16 @@ class OutputStream:
         # closed its own streams. So if the container goes on, the connection was cut.
         cut = f"{self.what}: the output was cut while it was running"
         try:
+            runs = await self._running(True)
             for _ in range(self._lag_looks - 1):
-                if not await self._running(True):
+                if not runs:
                     return
                 await anyio.sleep(_LAG_PAUSE)
-            runs = await self._running(True)
+                runs = await self._running(False)
         except EngineError as exc:
             raise StreamTruncated(f"{cut}, and the engine can't tell how it goes: {exc.message}") from exc
         if runs:
             raise StreamTruncated(cut)
-
-
-def _weight(piece: Output) -> int:
-    return len(piece.data) + _PIECE_BYTES
 
 
 class Chunks:

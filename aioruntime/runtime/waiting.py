@@ -251,7 +251,7 @@ def _pauses() -> Iterator[float]:
 
 @asynccontextmanager
 async def _within(seconds: float, message: str, container: str) -> AsyncIterator[None]:
-    if not (is_number(seconds, 0) or seconds == math.inf):
+    if not (is_number(seconds, -math.inf) or seconds == math.inf):
         raise InvalidSpec(f"timeout {one_line(repr(seconds))} is not a number of seconds")
     with anyio.move_on_after(seconds) as limit:
         yield

@@ -81,9 +81,9 @@ async def test_what_only_start_does(runtime: EngineRuntime, fields: dict[str, ob
 async def test_what_is_no_specification(runtime: EngineRuntime) -> None:
     """A value of another kind is refused by name, however it is run."""
     wrong: Any = None
-    with pytest.raises(ar.InvalidSpec, match="None is not a RunSpec"):
+    with pytest.raises(ar.InvalidSpec, match="a NoneType can't be run; give a RunSpec"):
         await runtime.run(wrong)
-    with pytest.raises(ar.InvalidSpec, match="None is not a RunSpec"):
+    with pytest.raises(ar.InvalidSpec, match="a NoneType can't be run; give a RunSpec"):
         await runtime.start(wrong).__aenter__()
     [result] = [result async for result in runtime.run_many([wrong])]
     assert isinstance(result.error, ar.InvalidSpec)

@@ -118,7 +118,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"stop_signal": 0}, "signal 0 is not one"),
     ({"stop_timeout": -1}, "stop_timeout -1 is not a whole number of seconds"),
     ({"stop_timeout": 0.5}, "stop_timeout 0.5 is not"),
-    ({"stdin": "text"}, "stdin 'text' is not True, False or the bytes"),
+    ({"stdin": "text"}, "stdin is a str, not True, False or the bytes"),
     ({"health_check": "true"}, "health_check 'true' is not a HealthCheck"),
     ({"restart": "sometimes"}, "restart 'sometimes' is not one of no, always"),
     ({"restart": "always:3"}, "restart always does not count"),

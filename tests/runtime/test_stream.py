@@ -96,10 +96,40 @@ async def test_silence_does_not_hold_up_what_ends_it() -> None:
 
 
 async def test_lines_before_a_cut() -> None:
-    """A line that a cut came in the midst of is given first, then the cut is told, each time anew."""
-    stream = stream_of(Pieces([b"one\ntwo\nthr", b""]), runs=True)
-    lines = Lines(stream.chunks(), LineDecoder())
-    assert [(await anext(lines)).text for _ in range(3)] == ["one", "two", "thr"]
+    """A cut is told each time anew; the half line before it is not taken for one, and not lost."""
+    stream, decoder = stream_of(Pieces([b"one\ntwo\nthr", b""]), runs=True), LineDecoder()
+    lines = Lines(stream.chunks(), decoder)
+    assert [(await anext(lines)).text for _ in range(2)] == ["one", "two"]
     for _ in range(2):
         with pytest.raises(ar.StreamTruncated, match="cut while it was running"):
             await anext(lines)
+    chunks = stream.chunks(decoder.rest())
+    assert (await anext(chunks)).data == b"thr"
+    with pytest.raises(ar.StreamTruncated, match="cut while it was running"):
+        await anext(chunks)
+
+
+async def test_many_lines_that_were_not_taken() -> None:
+    """What one reader left to the next does not count as kept, be it ever so many lines, and comes first."""
+    pieces = Pieces([b"y\n" * 20_000])
+    stream, decoder = stream_of(pieces, runs=False), LineDecoder()
+    await anext(Lines(stream.chunks(), decoder))
+    chunks = stream.chunks(decoder.rest())
+    pieces.give(b"end\n")
+    pieces.give(b"")
+    await stream.ended()
+    assert b"".join([piece.data async for piece in chunks]) == b"y\n" * 19_999 + b"end\n"
+
+
+async def test_a_piece_on_its_way_to_a_former_reader() -> None:
+    """A piece that comes while somebody else has taken over goes to that one; who waited for it is told."""
+    pieces = Pieces()
+    stream = stream_of(pieces, runs=True)
+    former = asyncio.create_task(anext(stream.chunks()))
+    await asyncio.sleep(0)
+    chunks = stream.chunks()
+    pieces.give(b"1")
+    pieces.give(b"2")
+    assert [(await anext(chunks)).data for _ in range(2)] == [b"1", b"2"]
+    with pytest.raises(ar.RunError, match="another reader"):
+        await former
