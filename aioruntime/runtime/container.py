@@ -76,8 +76,8 @@ class Container(Controlled, Attached):
         self._time_is_up: float | None = None
         if attachment is not None:
             # Docker holds its lock on a container from before the streams' end until it has noted the end.
-            lag = {"lag_looks": 1} if client.capabilities.kind == "docker" else {}
-            self._stream = OutputStream(attachment, self._runs, what, **lag)
+            lags = client.capabilities.kind != "docker"
+            self._stream = OutputStream(attachment, self._runs, what, lags=lags)
             self._stdin = Stdin(attachment, self._stream, tty=tty) if stdin else None
 
     async def wait(self) -> RunOutcome:

@@ -30,9 +30,10 @@ _FIRST_LOOK_SECONDS = 1.0
 _LONGEST_LOOK_SECONDS = 30.0
 # An ended program's streams are closed at once; an engine that does not, has lost them.
 _DRAIN_SECONDS = 30.0
-# Podman closes the streams up to 40 ms before it knows that the container has ended, and the later the busier
-# the machine is. So it is asked as often as takes half a second where it answers at once.
-_LAG_LOOKS = 25
+# Podman closes the streams up to 40 ms before it knows that the container has ended; the earlier, the busier
+# the machine is. Its answers take longer there, too: so it is given a time, and a number of answers.
+_LAG_SECONDS = 0.5
+_LAG_LOOKS = 6
 _LAG_PAUSE = 0.02
 
 
@@ -46,8 +47,8 @@ class OutputStream:
         running: tells whether the program still runs; given True, its output has just ended, and an end
             that the engine is about to tell may be waited for.
         what: the program, for messages.
-        lag_looks: how often to ask, after the output's end, until the engine knows that the program has
-            ended. A cut within that time before its end can't be told from the end.
+        lags: whether the engine may know only some time after the output's end that the program has ended.
+            A cut within that time before its end can't be told from the end.
 
     Attributes:
         what: the program, for messages.
@@ -60,12 +61,12 @@ class OutputStream:
         running: Callable[[bool], Awaitable[bool]],
         what: str,
         *,
-        lag_looks: int = _LAG_LOOKS,
+        lags: bool = True,
     ) -> None:
         self._attachment = attachment
         self._running = running
         self.what = what
-        self._lag_looks = lag_looks
+        self._lags = lags
         self._lock = anyio.Lock(fast_acquire=True)
         self.ended_at = 0.0
         self._over = False
@@ -240,11 +241,11 @@ class OutputStream:
         cut = f"{self.what}: the output was cut while it was running"
         try:
             runs = await self._running(True)
-            for _ in range(self._lag_looks - 1):
-                if not runs:
-                    return
+            looks, patient = 1, anyio.current_time() + _LAG_SECONDS
+            while runs and self._lags and (looks < _LAG_LOOKS or anyio.current_time() < patient):
                 await anyio.sleep(_LAG_PAUSE)
                 runs = await self._running(False)
+                looks += 1
         except EngineError as exc:
             raise StreamTruncated(f"{cut}, and the engine can't tell how it goes: {exc.message}") from exc
         if runs:
