@@ -93,6 +93,7 @@ class RunSpec:
         stop_signal: the signal that asks it to end, such as ``SIGINT`` or 2.
         stop_timeout: seconds from that signal to being killed.
         stdin: what its standard input is: nothing, bytes that are sent, or True to keep it open to write to.
+            Where Podman loses the connection that carries it, the program sees its end, and nobody a fault.
         tty: whether it gets a terminal; it then has one output stream, not two.
         health_check: how the engine tells whether it is well.
         restart: when the engine starts it again, such as ``on-failure:3``.

@@ -169,6 +169,12 @@ def notes(error: BaseException) -> list[str]:
     return list(getattr(error, "__notes__", []))
 
 
+def can_be_told(point: Point) -> bool:
+    """Whether the engine leaves a way to tell; Podman closes an input's own connection once it has it all."""
+    own_input = point.nth > 1 and "attach" in point.call and (point.part, point.way) == ("body", "up")
+    return not (own_input and point.kind == "cut")
+
+
 def allowed(point: Point, work: object) -> tuple[type[Exception], ...]:
     """The errors that a disturbance may come out as."""
     place = (point.part, point.way)
@@ -211,7 +217,7 @@ async def test_at_every_border(
     trial = Trial(runtime, shell, tmp_path, work, caplog)
     # What is asked again and again, such as a state, is disturbed once.
     messages = [m for m in await trial.record() if "/images/" not in m.call and (m.nth == 1 or m.hijacked)]
-    all_points = list(points(messages))
+    all_points = [point for point in points(messages) if can_be_told(point)]
     chosen = all_points if sample is None else random.Random(seed()).sample(all_points, sample)
 
     limit = anyio.CapacityLimiter(AT_ONCE)
