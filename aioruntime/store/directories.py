@@ -30,6 +30,7 @@ __all__ = (
 )
 
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -254,7 +255,10 @@ def make(path: Path) -> None:
             os.mkdir(new, mode)
             hand_over(new, parent, mode)
             if new != path:
-                os.rename(new, path)
+                with _alone_in(path.parent):
+                    if path.is_dir():
+                        raise FileExistsError
+                    os.rename(new, path)
         except OSError:
             if new != path:
                 with suppress(OSError):
@@ -263,6 +267,24 @@ def make(path: Path) -> None:
                 raise
             return
         _sync(path.parent)
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Let nobody else of us give a new directory its name in *directory* meanwhile.
+
+    A rename takes the place of an empty directory: what another thread or process puts into that just then
+    would have nowhere to go.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+    finally:
+        os.close(fd)
 
 
 def hand_over(made: int | Path, parent: os.stat_result, mode: int) -> None:
