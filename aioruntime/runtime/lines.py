@@ -67,7 +67,7 @@ class LineDecoder:
             return None
         line = self._ended.popleft()
         text = line.data.decode(errors="replace")
-        if len(line.data) <= _LONGEST:  # else it may be the part of a line
+        if text.endswith("\n") or len(line.data) <= _LONGEST:  # else it is the part of a line
             text = text.removesuffix("\n").removesuffix("\r")
         return Line(line.stream, text)
 

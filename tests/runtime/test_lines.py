@@ -72,6 +72,14 @@ def test_a_line_without_end_takes_bounded_memory() -> None:
     assert max(len(line.text) for line in parts) < 1_200_000
 
 
+def test_a_long_line_that_ends_has_no_end() -> None:
+    """The end of a line is no part of it either where it comes with the piece that makes it long."""
+    decoder = LineDecoder()
+    assert fed(decoder, Output("stdout", b"x" * (1 << 20))) == []
+    [line] = fed(decoder, Output("stdout", b"y\r\n"))
+    assert line.text == "x" * (1 << 20) + "y"
+
+
 def test_what_was_not_taken_is_given_back() -> None:
     """What was fed and not taken comes back byte by byte, for whoever reads on in another way."""
     decoder = LineDecoder()
